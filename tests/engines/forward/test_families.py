@@ -9,22 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.engines.forward.test_rows import LENGTHS, SMALL
+
 pytestmark = pytest.mark.torch
 
-VOCABULARY, LENGTHS = 97, (9, 14, 5, 11)
-NETWORK: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "initializer_range": 0.2,
-}
+VOCABULARY = SMALL["vocab_size"]
+NETWORK: dict[str, Any] = {**SMALL, "initializer_range": 0.2}
 YARN = {
     "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 16,
     "beta_fast": 16.0, "beta_slow": 2.0,
