@@ -9,14 +9,12 @@ from typing import Any
 
 from engines.judging.answers import Kept
 from engines.judging.checks import Judges, judge
-from engines.judging.fences import FENCE
 from engines.judging.json_checks import json_problem
 from engines.judging.statistics import quantile, wilson
 from engines.judging.task import Task, Verdict
+from engines.judging.text_metrics import lengths, variety
 
 _JSON_CHECKS = frozenset({"json", "json_schema"})
-_GRAM = 4
-"""Words of a sequence that counts as repeated when an answer has it again."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def totals(rows: Sequence[Judged]) -> dict[str, float]:
         "test_rows": len(rows),
         "unjudged_rows": sum(row.unjudged for row in rows),
         **_of_json(rows),
-        **_of_text(rows),
+        **variety(row.kept.answer for row in rows),
     }
     return {**found, **_of_times([row.kept for row in rows if not row.kept.problem])}
 
@@ -92,22 +90,6 @@ def _of_json(rows: Sequence[Judged]) -> dict[str, float]:
     return {"valid_json": valid / len(of_json)} if of_json else {}
 
 
-def _of_text(rows: Sequence[Judged]) -> dict[str, float]:
-    """How varied answers are: distinct words and pairs of words among all (Li et al. 2016, distinct-n), and the mean
-    share of an answer's sequences of four words that it has had before."""
-    answers = [row.kept.answer.replace(FENCE, " ").split() for row in rows]
-    found: dict[str, float] = {}
-    for size in (1, 2):
-        grams = [tuple(words[at : at + size]) for words in answers for at in range(len(words) - size + 1)]
-        if grams:
-            found[f"distinct_{size}"] = len(set(grams)) / len(grams)
-    shares = []
-    for words in answers:
-        grams = [tuple(words[at : at + _GRAM]) for at in range(len(words) - _GRAM + 1)]
-        shares.append(1 - len(set(grams)) / len(grams) if grams else 0.0)
-    return {**found, "repetition": fmean(shares)}
-
-
 def _of_times(kept: Sequence[Kept]) -> dict[str, float]:
     if not kept:
         return {}
@@ -115,8 +97,7 @@ def _of_times(kept: Sequence[Kept]) -> dict[str, float]:
     writing_s = sum(one.latency_s - one.first_token_s for one in kept)
     written = sum(one.tokens - 1 for one in kept)
     found = {
-        "ended": sum(one.ended for one in kept) / len(kept),
-        "answer_tokens": fmean(one.tokens for one in kept),
+        **lengths([one.tokens for one in kept], [one.ended for one in kept], "answer_tokens"),
         "latency_mean_s": fmean(latencies),
         "latency_p50_s": quantile(latencies, 0.5),
         "latency_p95_s": quantile(latencies, 0.95),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from engines.data.tokenizer_files import copy_tokenizer
 from engines.data.windows import WindowDataset, collate_windows, verify_shard
 from engines.events import SampledText
 from engines.files import refuse_special_files
+from engines.judging.text_metrics import lengths, variety
 from engines.pretrain.model import build_model
 from engines.pretrain.vocabulary import vocabulary_of
 from engines.training.beginning import start_folder
 from engines.training.inputs import input_folder
 from engines.training.loss import Batches, window_batches
-from engines.training.sampling import greedy_text
+from engines.training.sampling import Sample, greedy_sample
 from engines.training.saving import save_model
 from engines.training.session import Session
 from engines.training.start import set_up_process
@@ -63,11 +65,12 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
     )
     session = Session(ctx, task)
     session.run()
+    of_samples = _sample_metrics(ctx, model, tokenizer)
     ctx.phase("saving")
     save_model(model, ctx.out)
     copy_tokenizer(ctx.out, shard.tokenizer)
     return StageResult(
-        metrics={**session.result(), "documents": float(dataset.documents)},
+        metrics={**session.result(), **of_samples, "documents": float(dataset.documents)},
         artifacts=[Artifact(name=ctx.stage_name, kind="model", path=".")],
     )
 
@@ -96,10 +99,32 @@ def _val_batches(ctx: StageContext[PretrainStage], data: Path) -> Batches | None
 def _sample(ctx: StageContext[PretrainStage], model: Any, tokenizer: Any, step: int, prompt: str = "") -> bool:
     """Continue the prompt, or each of the recipe's, greedily; False without one."""
     prompts = [prompt] if prompt else ctx.stage.sample_prompts
+    for each, made in _continued(ctx, model, tokenizer, prompts):
+        ctx.emit(SampledText(stage=ctx.stage_name, attempt=ctx.attempt, step=step, prompt=each, text=made.text))
+    return bool(prompts)
+
+
+def _continued(
+    ctx: StageContext[PretrainStage], model: Any, tokenizer: Any, prompts: Iterable[str]
+) -> Iterator[tuple[str, Sample]]:
+    """Each prompt that has tokens, with its greedy continuation."""
     for each in prompts:
         ids = tokenizer(each, return_tensors="pt", return_token_type_ids=False).input_ids.to(model.device)
-        if ids.shape[1] == 0:
-            continue
-        text = greedy_text(model, tokenizer, ids, ctx.stage.sample_max_new_tokens)
-        ctx.emit(SampledText(stage=ctx.stage_name, attempt=ctx.attempt, step=step, prompt=each, text=text))
-    return bool(prompts)
+        if ids.shape[1]:
+            yield each, greedy_sample(model, tokenizer, ids, ctx.stage.sample_max_new_tokens)
+
+
+def _sample_metrics(ctx: StageContext[PretrainStage], model: Any, tokenizer: Any) -> dict[str, float]:
+    """How varied and how long the finished model's samples of the recipe's prompts are; empty for a stage that samples
+    nothing."""
+    if ctx.stage.sample_steps is None:
+        return {}
+    ctx.phase("sampling")
+    made = [one for _, one in _continued(ctx, model, tokenizer, ctx.stage.sample_prompts)]
+    if not made:
+        return {}
+    found = {
+        **variety(one.text for one in made),
+        **lengths([one.tokens for one in made], [one.ended for one in made], "tokens"),
+    }
+    return {f"sample_{name}": value for name, value in found.items()}

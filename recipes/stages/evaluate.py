@@ -19,7 +19,7 @@ STAGE_CHECKS = ("exact", "normalized", "contains", "number", "choice", "json", "
 """Checks that a stage may give to rows that name none: those that need no setting of the row."""
 TEST_METRICS = (
     "success", "success_low", "success_high", "test_rows", "unjudged_rows", "valid_json", "ended", "answer_tokens",
-    "latency_mean_s", "latency_p50_s", "latency_p95_s", "latency_max_s", "first_token_p50_s",
+    "answer_tokens_p95", "latency_mean_s", "latency_p50_s", "latency_p95_s", "latency_max_s", "first_token_p50_s",
     "answer_tokens_per_second", "distinct_1", "distinct_2", "repetition", "peak_rss_bytes", "peak_vram_bytes",
     "size_bytes",
 )  # fmt: skip

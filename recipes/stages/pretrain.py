@@ -10,6 +10,11 @@ from recipes.setting import setting
 from recipes.stages.kind import StageKind
 from recipes.stages.training import EVALUATES, TrainingFields, training_metrics, training_needs
 
+SAMPLE_METRICS = (
+    "sample_distinct_1", "sample_distinct_2", "sample_repetition", "sample_tokens", "sample_tokens_p95", "sample_ended",
+)  # fmt: skip
+"""The metrics of what the finished model writes to the prompts of a stage with samples."""
+
 
 class PretrainStage(TrainingFields):
     """A Llama-type decoder (GQA, SwiGLU, RoPE, RMSNorm) trained from scratch on token shards."""
@@ -121,8 +126,12 @@ PRETRAIN = StageKind(
     types={"model": PretrainStage},
     module="engines.pretrain.stage",
     needs=training_needs,
-    metrics=lambda stage: (*training_metrics(stage), "documents"),
-    metrics_if=EVALUATES,
+    metrics=lambda stage: (
+        *training_metrics(stage),
+        "documents",
+        *(SAMPLE_METRICS if stage.sample_steps is not None else ()),
+    ),
+    metrics_if=(*EVALUATES, ("sample_steps", 1, "sample_steps to a number of steps")),
     trains=True,
     samples=True,
 )
