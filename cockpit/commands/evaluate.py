@@ -19,6 +19,7 @@ from cockpit.text import formatting as fmt
 from cockpit.text.output import print_json, print_out, say
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
+from engines.judging.sets.general import GENERAL, general_set
 from engines.words import ExitCode
 from recipes import quantities
 from recipes.problems import OperatorError, printable
@@ -36,7 +37,10 @@ def declare(parser: CommandParser) -> None:
         help="a model or adapter folder, a GGUF file, RUN:STAGE, or the id of a model in the hub cache",
     )
     parser.add_argument(
-        "--test-data", required=True, metavar="FILE", help="test rows with checks: JSON Lines or a list"
+        "--test-data",
+        required=True,
+        metavar="FILE",
+        help="test rows with checks: JSON Lines or a list; or general, for the questions that Cockpit ships",
     )
     parser.add_argument(
         "--output", required=True, metavar="FILE", help="results to write; the answers are kept beside it"
@@ -92,7 +96,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     job = {
         "model": _model(args),
         "adapter": _file(args.adapter, "--adapter"),
-        "tests": _file(args.test_data, "--test-data"),
+        "tests": _tests(args.test_data),
         "output": str(output),
         "baseline": _file(args.baseline, "--baseline"),
         "checks": args.check,
@@ -131,6 +135,13 @@ def _file(given: str | None, option: str) -> str | None:
     if not path.is_file():
         raise OperatorError(f"{option} — no file {printable(str(path), 400)}")
     return str(path)
+
+
+def _tests(given: str) -> str | None:
+    """The test file; a file of the general set's name comes first."""
+    if given == GENERAL and not Path(given).is_file():
+        return str(general_set())
+    return _file(given, "--test-data")
 
 
 def _command(given: str | None) -> list[str]:

@@ -23,6 +23,10 @@ class Document(msgspec.Struct, frozen=True):
     text: str
 
 
+PROBE = "probe"
+"""The name of the fact probe's file beside the splits, and of its rows in recipes."""
+
+
 def split_file(path: Path, split: str) -> Path:
     """The file of a split's documents (or rows)."""
     return path / f"{split}.jsonl"

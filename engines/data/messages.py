@@ -16,12 +16,14 @@ from engines.artifacts.data_folder import METADATA
 from engines.data.code.build_systems import BuildSystem, build_systems
 from engines.data.code.extract import ParseCounts, definitions_of, language_of, require_parsers
 from engines.data.code.licenses import license_of
+from engines.data.code.probe import Probe, row_texts
 from engines.data.code.project import build_facts, stack_facts
 from engines.data.code.questions import Fact, facts_of, reason_to_drop
 from engines.data.code.samples import file_fact, has_keyword
 from engines.data.code.scan import CodePolicy, CodeScan, scan_code
 from engines.data.code.secrets import secrets_in
 from engines.data.documents import (
+    PROBE,
     Document,
     corpus_bytes,
     is_text_folder,
@@ -53,6 +55,7 @@ class CodeOptions:
     keywords: Sequence[str] = ()
     max_file_chars: int = 2000
     repeat: Mapping[str, int] = field(default_factory=dict)
+    probe_rows: int = 0
     policy: CodePolicy = field(default_factory=CodePolicy)
 
     @classmethod
@@ -65,6 +68,7 @@ class CodeOptions:
             keywords=tuple(stage.keywords),
             max_file_chars=stage.max_file_chars,
             repeat={"build": stage.repeat_build, "stack": stage.repeat_stack},
+            probe_rows=stage.probe_rows or 0,
             policy=CodePolicy(
                 CodeRules.of(stage), stage.max_source_bytes, tuple(stage.licenses), stage.unknown_license == "keep"
             ),
@@ -134,7 +138,8 @@ def prepare_messages(
         documents = _documents_of_text(data, options, found, report)
         project = []
     spools = {split: _Spool(work / f"{split}.spool") for split in SPLITS}
-    ambiguous = _spool_examples(documents, spools, options, seed, found)
+    probe = Probe(options.probe_rows, seed) if options.probe_rows else None
+    ambiguous = _spool_examples(documents, spools, options, seed, found, probe)
     lines = {split: _usable(spool, ambiguous) for split, spool in spools.items()}
     usable = {split: len(numbers) for split, numbers in lines.items()}
     if not usable["train"] and not project:
@@ -152,9 +157,11 @@ def prepare_messages(
             quotas[split],
             project if split == "train" else [],
             options,
+            probe if split != "test" else None,
         )
         for split in SPLITS
     }
+    asked = _write_probe(out, probe)
     metadata: dict[str, Any] = {
         "format": 1,
         "kind": "messages",
@@ -169,6 +176,7 @@ def prepare_messages(
         "keywords": list(options.keywords),
         "max_file_chars": options.max_file_chars,
         "repeat": {kind: count for kind, count in options.repeat.items() if count > 1},
+        **({} if probe is None else {"probe_rows": asked}),
         "languages": found.parsed.as_table(),
         "build_systems": [{"name": one.name, "file": one.file, "commands": one.commands} for one in systems],
         "licenses": dict(sorted(found.licenses.items())),
@@ -260,7 +268,12 @@ def _project_facts(scan: CodeScan, systems: list[BuildSystem], options: CodeOpti
 
 
 def _spool_examples(
-    documents: Iterator[_Item], spools: dict[str, _Spool], options: CodeOptions, seed: int, found: _Found
+    documents: Iterator[_Item],
+    spools: dict[str, _Spool],
+    options: CodeOptions,
+    seed: int,
+    found: _Found,
+    probe: Probe | None = None,
 ) -> set[bytes]:
     """Write every example to its split's spool; returns the digests of questions with two different answers."""
     encoder = msgspec.json.Encoder()
@@ -269,7 +282,7 @@ def _spool_examples(
     files = {split: spool.file.open("wb") for split, spool in spools.items()}
     try:
         for item in documents:
-            for fact in _facts(item, options, found):
+            for fact in _facts(item, options, found, probe if item.split == "test" else None):
                 question, answer = _digest(fact.question), _digest(fact.answer)
                 before = asked.get(question)
                 if before is None:
@@ -289,12 +302,14 @@ def _spool_examples(
     return ambiguous
 
 
-def _facts(item: _Item, options: CodeOptions, found: _Found) -> list[Fact]:
+def _facts(item: _Item, options: CodeOptions, found: _Found, probe: Probe | None) -> list[Fact]:
     document = item.document
     secrets = secrets_in(document.text)
     found.secrets.update(rule for rule, _ in secrets)
     hidden = [value for _, value in secrets]
     definitions = definitions_of(document.path, document.text, item.language, found.dropped, found.parsed)
+    if probe is not None:
+        probe.hold_out(definitions, item.group, hidden)
     facts = facts_of(definitions, options.questions, options.max_answer_chars, found.dropped, hidden)
     if has_keyword(document.path, options.keywords):
         fact = file_fact(document.path, document.text, item.language, options.max_file_chars)
@@ -340,9 +355,16 @@ def shared_out(limit: int | None, found: dict[str, int]) -> dict[str, int]:
 
 
 def _write_split(
-    spool: _Spool, usable: list[int], target: Path, quota: int, project: Sequence[Fact], options: CodeOptions
+    spool: _Spool,
+    usable: list[int],
+    target: Path,
+    quota: int,
+    project: Sequence[Fact],
+    options: CodeOptions,
+    probe: Probe | None,
 ) -> dict[str, Any]:
-    """Write a split; questions about the project are repeated here, after the split, and counted once."""
+    """Write a split; questions about the project are repeated here, after the split, and counted once. `probe` is given
+    for the splits that a training sees."""
     chosen = set(sorted(usable, key=lambda line: (spool.order[line], line))[:quota])
     kinds: Counter[str] = Counter()
     rows = 0
@@ -352,11 +374,30 @@ def _write_split(
             if number in chosen:
                 out.write(line)
                 rows += 1
-                kinds[msgspec.json.decode(line, type=MessageRow).category] += 1
+                row = msgspec.json.decode(line, type=MessageRow)
+                kinds[row.category] += 1
+                if probe is not None:
+                    probe.train_on(f"{row.prompt} {row.answer}")
         for fact in project:
+            if probe is not None:
+                probe.train_on(f"{fact.question} {fact.answer}")
             count = options.repeat.get(fact.kind, 1)
             out.write((encoder.encode(_row(fact, PROJECT)) + b"\n") * count)
             rows += count
             kinds[fact.kind] += 1
     spool.file.unlink()
     return {"examples": kinds.total(), "rows": rows, "questions": dict(sorted(kinds.items()))}
+
+
+def _write_probe(out: Path, probe: Probe | None) -> int:
+    """Write the fact probe beside the splits; returns the number of its rows."""
+    if probe is None:
+        return 0
+    rows = probe.as_rows()
+    if not rows:
+        raise OperatorError(
+            "probe_rows — the test split has no fact that training never names, with three others to choose from",
+            "raise test_fraction, give a larger code base, or remove probe_rows",
+        )
+    split_file(out, PROBE).write_text(row_texts(rows), "utf-8")
+    return len(rows)

@@ -120,7 +120,10 @@ def _questions(ctx: StageContext[Any], stage: PrepareMessages) -> StageResult:
     for name in ("val", "test"):
         if not splits[name]["examples"] and metadata[f"{name}_fraction"] != 0:
             ctx.warn(f"the {name} split has no examples")
+    if stage.probe_rows and metadata["probe_rows"] < stage.probe_rows:
+        ctx.warn(f"the fact probe has {metadata['probe_rows']} rows: the test split has no more such facts")
     metrics = {
+        **({"probe_rows": float(metadata["probe_rows"])} if stage.probe_rows else {}),
         "examples": float(sum(split["examples"] for split in splits.values())),
         "rows": float(sum(split["rows"] for split in splits.values())),
         "dropped": float(sum(metadata["dropped"].values())),

@@ -72,6 +72,9 @@ def evaluate_tasks(
         "p_value": comparison.p_value,
         "won_rows": float(len(comparison.won)),
         "lost_rows": float(len(comparison.lost)),
+        "forgetting": -comparison.difference,
+        "forgetting_low": -comparison.difference_high,
+        "forgetting_high": -comparison.difference_low,
     }
     return Evaluation(rows, {**metrics, **more}, answerer.identity, comparison)
 

@@ -76,7 +76,7 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
         read = {"truncated": labelled["truncated_rows"], "skipped_rows": float(counts.refused)}
         metrics = {**labelled, **read, **metrics}
     artifacts = [Artifact(ctx.stage_name, "report", "report.json")]
-    if stage.test_data is None:
+    if not stage.has_tests:
         return StageResult(metrics, artifacts)
     of_tests, results = run_tests(ctx, loaded)
     return StageResult({**metrics, **of_tests}, [*artifacts, *results])

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from engines.context import Artifact, StageContext
+from engines.data.documents import PROBE
 from engines.evaluate.asking import Answerer
 from engines.evaluate.job import answers_beside
 from engines.evaluate.model import LoadedModel
@@ -16,6 +17,7 @@ from engines.events import SampledText
 from engines.files import fsync_file
 from engines.judging.checks import Judges
 from engines.judging.compare import read_baseline
+from engines.judging.sets.general import GENERAL, general_set
 from engines.judging.task import Task
 from engines.judging.test_file import read_tests
 from engines.labels.stage_rows import rules_of
@@ -40,7 +42,7 @@ def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[di
         OperatorError: the test rows, the baseline or a file cannot be used.
     """
     stage, judges = ctx.stage, Judges()
-    tests = _file_in(ctx, "test_data", f"{stage.split}.jsonl")
+    tests = _tests(ctx)
     try:
         tasks = read_tests(tests, stage.checks, judges)
         baseline = read_baseline(_file_in(ctx, "baseline", RESULTS_JSON)) if "baseline" in ctx.inputs else None
@@ -76,6 +78,14 @@ def _manner(ctx: StageContext[EvaluateStage]) -> Manner:
         template=rules.template,
         moment=ctx.first_start,
     )
+
+
+def _tests(ctx: StageContext[EvaluateStage]) -> Path:
+    """The test file."""
+    if ctx.stage.tests == GENERAL:
+        return general_set()
+    name = PROBE if ctx.stage.tests == PROBE else ctx.stage.split
+    return _file_in(ctx, "test_data", f"{name}.jsonl")
 
 
 def _file_in(ctx: StageContext[EvaluateStage], field: str, name: str) -> Path:

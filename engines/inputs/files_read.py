@@ -115,7 +115,7 @@ def _splits_of(stage: StageFields) -> tuple[str, ...]:
     if isinstance(stage, FinetuneFields):
         return ("train", "val")
     if isinstance(stage, EvaluateStage):
-        return (stage.split,)
+        return (stage.split, stage.tests) if stage.tests == "probe" else (stage.split,)
     return SPLITS
 
 

@@ -78,6 +78,14 @@ class CodeFields(StageFields):
     repeat_stack: int = setting(
         1, section="Questions", ge=1, le=1000, help="How often the train split repeats each question about the stack."
     )
+    probe_rows: int | None = setting(
+        None,
+        section="Questions",
+        ge=1,
+        le=100_000,
+        help="Rows of the fact probe: questions with four choices about definitions of the test split that no training"
+        " row names, written as probe.jsonl; an evaluate stage asks them. By default, none.",
+    )
     languages: list[Language] = setting(
         default_factory=lambda: list(LANGUAGES),
         section="Code base",

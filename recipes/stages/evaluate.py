@@ -26,6 +26,7 @@ TEST_METRICS = (
 """The metrics of a stage with test rows."""
 PAIR_METRICS = (
     "baseline_success", "difference", "difference_low", "difference_high", "p_value", "won_rows", "lost_rows",
+    "forgetting", "forgetting_low", "forgetting_high",
 )  # fmt: skip
 """Those of a stage that compares with a baseline."""
 
@@ -66,6 +67,12 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         help="Test rows that the model answers and checks judge: a file, or a prepare stage with messages, whose split"
         " is used.",
     )
+    tests: Literal["rows", "probe", "general"] = setting(
+        "rows",
+        section="Tests",
+        help="Which tests: the rows of test_data; the fact probe that a messages stage wrote beside its splits; or the"
+        " general questions that Cockpit ships, which show what a training made a model forget and need no test_data.",
+    )
     checks: list[str] = setting(
         default_factory=list,
         section="Tests",
@@ -103,14 +110,25 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
                 + (f"; {near}" if near else "")
             )
         alone = [name for name in ("checks", "baseline", "files") if getattr(self, name)]
-        if alone and self.test_data is None:
+        if self.tests == "probe":
+            alone.append("tests")
+        if alone and not self.has_tests:
             raise ValueError(f"{alone[0]} — applies to test rows; got no test_data; set test_data, or remove it")
+        if self.tests == "general" and self.test_data is not None:
+            raise ValueError(
+                'test_data — tests = "general" asks the questions that Cockpit ships; got both; remove one of them'
+            )
         return self
+
+    @property
+    def has_tests(self) -> bool:
+        """Whether the model answers test rows."""
+        return self.test_data is not None or self.tests == "general"
 
 
 def _metrics(stage: EvaluateStage) -> tuple[str, ...]:
     found = ("loss", "perplexity", "tokens_per_second", "truncated", *LABEL_METRICS, *READ_METRICS)
-    if stage.test_data is None:
+    if not stage.has_tests:
         return found
     of_tests = (*TEST_METRICS, *(PAIR_METRICS if stage.baseline is not None else ()))
     of_files = tuple(f"{name}.*" for name in of_tests) if stage.files is not None else ()

@@ -178,7 +178,8 @@ def _metrics(stage: PrepareStage) -> tuple[str, ...]:
     of_code = ("secrets",) if stage.format in ("auto", "code") else ()
     of_rows = ("skipped_rows", "duplicates", "train_rows", "val_rows", "test_rows") if stage.format != "code" else ()
     near = ("near_duplicates",) if stage.near_duplicates != "ignore" else ()
-    return ("examples", "rows", "dropped", *of_code, *of_rows, *near)
+    probe = ("probe_rows",) if stage.probe_rows is not None else ()
+    return ("examples", "rows", "dropped", *of_code, *of_rows, *near, *probe)
 
 
 PREPARE = StageKind[PrepareStage](
@@ -187,4 +188,5 @@ PREPARE = StageKind[PrepareStage](
     module="engines.data.stage",
     needs=_needs,
     metrics=_metrics,
+    metrics_if=(("probe_rows", 1, "probe_rows to the rows of the fact probe"),),
 )

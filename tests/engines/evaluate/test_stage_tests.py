@@ -13,6 +13,7 @@ from engines.context import StopRequested
 from engines.evaluate.stage import run
 from engines.events import GateChecked, SampledText
 from engines.gates import check_gates
+from engines.judging.sets.general import general_set
 from engines.words import GateResult
 from recipes.fingerprint import fingerprint
 from recipes.stages.evaluate import PAIR_METRICS, TEST_METRICS, EvaluateStage
@@ -100,6 +101,29 @@ def test_gates_judge_the_lower_end_and_never_pass_what_was_not_measured(tmp_path
     assert refused == "success_low >= 0.98 (got 0.889700); valid_json >= 0 (got not measured)"
 
 
+def test_the_general_questions_before_and_after_measure_what_was_forgotten(
+    tmp_path: Path, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(general_set().read_text().splitlines(keepends=True)[:10]))
+    monkeypatch.setattr("engines.evaluate.stage_tests.general_set", lambda: few)
+    fields = {"tests": "general", "test_data": None, "checks": [], "max_new_tokens": 1, "answer_batch_size": 10}
+    before = context(tmp_path / "before", made, **fields)
+    assert run(before).metrics["test_rows"] == 10
+    file = before.out / "results.json"
+    results = json.loads(file.read_text())
+    for row in results["rows"][:5]:  # a base model that knew half of them
+        row["passed"] = True
+    file.write_text(json.dumps(results))
+    after = context(tmp_path / "after", made, baseline=before.out, **fields)
+    metrics = run(after).metrics
+    assert metrics["forgetting"] == -metrics["difference"] == 0.5
+    assert metrics["forgetting_low"] < metrics["forgetting"] < metrics["forgetting_high"]
+    assert unreported("evaluate", {**STAGE, **fields, "baseline": "b", "gate": [
+        {"metric": "forgetting_high", "op": "<=", "value": 0.05}
+    ]}) == []  # fmt: skip
+
+
 def test_a_gate_on_a_files_metric_needs_files() -> None:
     gate = [{"metric": "success.Q4_K_M", "op": ">", "value": 0.5}]
     assert unreported("evaluate", {**STAGE, "test_data": "t", "files": "gguf", "gate": gate}) == []
@@ -114,6 +138,8 @@ def test_a_gate_on_a_files_metric_needs_files() -> None:
     [
         ({"checks": ["number"]}, "applies to test rows"),
         ({"baseline": "b"}, "applies to test rows"),
+        ({"tests": "probe"}, "applies to test rows"),
+        ({"tests": "general", "test_data": "t"}, "remove one of them"),
         ({"test_data": "t", "checks": ["nummer"]}, "did you mean number"),
         ({"test_data": "t", "checks": ["command"]}, "no such check of a whole file"),
     ],
@@ -125,6 +151,6 @@ def test_fields_that_do_not_fit_are_refused(fields: dict[str, Any], problem: str
 
 def test_an_evaluation_without_tests_keeps_the_fingerprint_of_older_versions() -> None:
     new = EvaluateStage.model_validate(STAGE).model_dump(mode="json")
-    added = ("test_data", "checks", "baseline", "files", "answer_batch_size")
+    added = ("tests", "test_data", "checks", "baseline", "files", "answer_batch_size")
     old = {key: value for key, value in new.items() if key not in added}
     assert fingerprint(new, []) == fingerprint(old, [])
