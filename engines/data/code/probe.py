@@ -78,7 +78,7 @@ class Probe:
         for turn in range(max(map(len, by_kind.values()), default=0)):
             chosen += [of_kind[turn] for _, of_kind in sorted(by_kind.items()) if turn < len(of_kind)]
         made = (self._row(fact, by_kind[fact.kind]) for fact in chosen)
-        found = []
+        found: list[dict[str, Any]] = []
         for row in made:
             if len(found) == self.rows:
                 break

@@ -107,7 +107,13 @@ def test_the_general_questions_before_and_after_measure_what_was_forgotten(
     few = tmp_path / "few.jsonl"
     few.write_text("".join(general_set().read_text().splitlines(keepends=True)[:10]))
     monkeypatch.setattr("engines.evaluate.stage_tests.general_set", lambda: few)
-    fields = {"tests": "general", "test_data": None, "checks": [], "max_new_tokens": 1, "answer_batch_size": 10}
+    fields: dict[str, Any] = {
+        "tests": "general",
+        "test_data": None,
+        "checks": [],
+        "max_new_tokens": 1,
+        "answer_batch_size": 10,
+    }
     before = context(tmp_path / "before", made, **fields)
     assert run(before).metrics["test_rows"] == 10
     file = before.out / "results.json"
