@@ -10,8 +10,6 @@ from typing import Any
 
 from cockpit.importing.arguments_data import put_data
 from cockpit.importing.draft import (
-    ALL_WEIGHTS,
-    PAIRS,
     TUNED,
     Draft,
     Outcome,
@@ -32,8 +30,8 @@ from cockpit.importing.draft import (
 )
 from cockpit.importing.meanings import (
     ADAPTER,
+    ALL_WEIGHTS_SAYS,
     EIGHT_BITS,
-    FULL_PAIRS,
     GENERATION,
     METHOD_PART,
     NO_TOKENS,
@@ -216,7 +214,7 @@ def convert(draft: Draft) -> None:
     template_file(draft, "chat_template_path")
     put_data(draft)
     _defaults(draft, unsloth=unsloth, config=config)
-    if unsloth and draft.method != PAIRS and not draft.put(f"{TUNED}.backend", "unsloth"):
+    if unsloth and not draft.on_pairs and not draft.put(f"{TUNED}.backend", "unsloth"):
         draft.outcomes.append(Outcome("backend", "unsloth", 0, "default", (f"{TUNED}.backend",), UNSLOTH_ENVIRONMENT))
     draft.finish(KNOWN)
 
@@ -231,16 +229,14 @@ def _method(draft: Draft, *, unsloth: bool) -> None:
         adapter = not is_off(entry.value)
     if whole_model is not None:
         adapter = is_off(whole_model.value)
-    draft.method = PAIRS if pairs else draft.method if adapter else ALL_WEIGHTS
-    missing = pairs and not adapter
-    says = 'a finetune stage with output = "model" trains all weights'
-    says = "the stage trains LoRA" if adapter else FULL_PAIRS if pairs else says
+    draft.choose(pairs=pairs, all_weights=not adapter)
+    says = "the stage trains LoRA" if adapter else ALL_WEIGHTS_SAYS
     for one in (entry, whole_model):
         if one is not None:
-            draft.note(one, "missing" if missing else "imported", says=says)
+            draft.note(one, "imported", says=says)
     if entry is None and whole_model is None and not adapter:
         says = f"without use_peft or a LoraConfig, TRL trains all weights: {says}"
-        draft.outcomes.append(Outcome("use_peft", None, 0, "missing" if missing else "imported", (), says))
+        draft.outcomes.append(Outcome("use_peft", None, 0, "imported", (), says))
 
 
 def _is_about_pairs(draft: Draft) -> bool:
@@ -255,7 +251,7 @@ def _is_about_pairs(draft: Draft) -> bool:
 
 def _losses(draft: Draft) -> None:
     """The loss, and what it is compared with."""
-    if draft.method == PAIRS:
+    if draft.on_pairs:
         losses(draft, "loss_type")
     else:
         draft.apply({"loss_type": different("the loss is cross-entropy", "nll", "chunked_nll")})
@@ -300,11 +296,7 @@ def _scored(draft: Draft) -> None:
             else:
                 draft.note(entry, "different", says=_WHOLE)
             chosen = True
-    if (
-        draft.method != PAIRS
-        and not chosen
-        and draft.config.entries.keys() & {"dataset_name", "dataset", "train_dataset"}
-    ):
+    if not draft.on_pairs and not chosen and draft.config.entries.keys() & {"dataset_name", "dataset", "train_dataset"}:
         draft.outcomes.append(Outcome("assistant_only_loss", None, 0, "different", (), _WHOLE))
 
 
@@ -316,7 +308,7 @@ _WHOLE = (
 
 def _defaults(draft: Draft, *, unsloth: bool, config: bool) -> None:
     peft = "LoraConfig" in draft.config.calls
-    rate = 1e-6 if draft.method == PAIRS else 2e-5
+    rate = 1e-6 if draft.on_pairs else 2e-5
     for name, value, key in (
         ("max_length", 2048 if unsloth else 1024, "max_seq_length" if unsloth else "max_length"),
         ("truncation", "answer", "truncation_mode"),

@@ -11,9 +11,7 @@ from cockpit.importing.axolotl_data import EntryError, source_of
 from cockpit.importing.axolotl_keys import OWN
 from cockpit.importing.config import Entry
 from cockpit.importing.draft import (
-    ALL_WEIGHTS,
     DATA,
-    PAIRS,
     TUNED,
     Draft,
     different,
@@ -27,8 +25,8 @@ from cockpit.importing.draft import (
     whole,
 )
 from cockpit.importing.meanings import (
+    ALL_WEIGHTS_SAYS,
     FULL,
-    FULL_PAIRS,
     METHOD_PART,
     QUANTIZED,
     chosen_too,
@@ -93,7 +91,7 @@ def convert(draft: Draft) -> None:
     draft.apply({"base_model": to("model", lambda value: place(draft, text(value)))})
     draft.apply(
         {"lora_model_dir": to("start_from", lambda value: place(draft, text(value)))}
-        if draft.method != ALL_WEIGHTS
+        if not draft.all_weights
         else {"lora_model_dir": different("merge the adapter first, and name the merged model")}
     )
     _layers(draft)
@@ -118,7 +116,7 @@ def _method(draft: Draft) -> None:
     kind = draft.take("rl")
     pairs = kind is not None and kind.value in ("dpo", "ipo")
     if kind is not None and pairs:
-        draft.method = PAIRS
+        draft.choose(pairs=True, all_weights=False)
         draft.note(kind, "imported", says="a dpo stage trains on pairs of answers")
         if kind.value == "ipo":
             draft.put(f"{TUNED}.loss_type", ["ipo"])
@@ -141,11 +139,9 @@ def _all_weights(draft: Draft, entry: Entry | None, *, pairs: bool) -> None:
         if entry is not None:
             draft.note(entry, "unset")
         return
-    if not pairs:
-        draft.method = ALL_WEIGHTS
-    says = FULL_PAIRS if pairs else 'a finetune stage does with output = "model"'
-    says = f"without an adapter, Axolotl trains all weights{': ' if pairs else ', as '}{says}"
-    draft.note(entry or Entry("adapter", None, 0), "missing" if pairs else "imported", says=says)
+    draft.choose(pairs=pairs, all_weights=True)
+    says = f"without an adapter, Axolotl trains all weights: {ALL_WEIGHTS_SAYS}"
+    draft.note(entry or Entry("adapter", None, 0), "imported", says=says)
 
 
 def _quantized(draft: Draft) -> None:

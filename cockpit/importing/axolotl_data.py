@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cockpit.importing.draft import PAIRS, TUNED, Draft, is_off, plain
+from cockpit.importing.draft import TUNED, Draft, is_off, plain
 from cockpit.importing.meanings import METHOD_PART, WHOLE_PAIR
 from cockpit.importing.sources import Source, find_path, place
 from recipes.toml_scan import KeyPath
@@ -71,7 +71,7 @@ def source_of(draft: Draft, path: KeyPath, entry: Any) -> Source:
         raise EntryError("an entry needs a path")
     source = Source(_place_of(draft, path, entry))
     kind = entry.get("type")
-    if draft.method == PAIRS:
+    if draft.on_pairs:
         _pairs(draft, path, entry, source)
     elif isinstance(kind, dict):
         _own_prompt(draft, (*path, "type"), kind, source)
@@ -211,7 +211,7 @@ def _rest(draft: Draft, path: KeyPath, entry: Mapping[str, Any]) -> None:
     for key, value in entry.items():
         if is_off(value):
             continue
-        if key in _PARTS and (draft.method == PAIRS or isinstance(entry.get("type"), dict)):
+        if key in _PARTS and (draft.on_pairs or isinstance(entry.get("type"), dict)):
             continue
         if key in _PARTS:
             draft.note_nested((*path, key), value, "unneeded", "belongs to rl: dpo")

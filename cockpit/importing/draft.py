@@ -27,7 +27,8 @@ DATA = "data"
 MERGED = "merged"
 TAGS = {TUNED: FINETUNE.kind, DATA: "prepare-messages", MERGED: "merge"}
 """The stages that an import makes, and their types."""
-ADAPTER, ALL_WEIGHTS, PAIRS = FINETUNE.tag_of("adapter"), FINETUNE.tag_of("model"), DPO.kind
+ADAPTER, ALL_WEIGHTS = FINETUNE.tag_of("adapter"), FINETUNE.tag_of("model")
+PAIRS, ALL_WEIGHTS_ON_PAIRS = DPO.tag_of("adapter"), DPO.tag_of("model")
 """The types that the stage that trains can have."""
 _NO_PAIRS = "belongs to training on pairs of answers"
 _NO_ADAPTER = "belongs to an adapter, and all weights are trained"
@@ -230,6 +231,23 @@ class Draft:
             self.stages.setdefault(stage, {})[key] = value
         return f"{name} — {problem}" if problem else ""
 
+    @property
+    def on_pairs(self) -> bool:
+        """Whether pairs of answers are trained."""
+        return self.method in (PAIRS, ALL_WEIGHTS_ON_PAIRS)
+
+    @property
+    def all_weights(self) -> bool:
+        """Whether all weights are trained, and no adapter."""
+        return self.method in (ALL_WEIGHTS, ALL_WEIGHTS_ON_PAIRS)
+
+    def choose(self, *, pairs: bool, all_weights: bool) -> None:
+        """Set the type of the stage that trains; that of an adapter on answers is the first one."""
+        if pairs:
+            self.method = ALL_WEIGHTS_ON_PAIRS if all_weights else PAIRS
+        elif all_weights:
+            self.method = ALL_WEIGHTS
+
     def tag(self, stage: str) -> str:
         """The type of a stage."""
         return self.method if stage == TUNED else TAGS[stage]
@@ -259,9 +277,9 @@ class Draft:
 
     def settle(self) -> None:
         """Drop the fields that the other fields of the stage that trains exclude, each with its reason."""
-        if self.method == PAIRS and self.get(f"{TUNED}.disable_dropout") is not False:
+        if self.on_pairs and self.get(f"{TUNED}.disable_dropout") is not False:
             self.drop(f"{TUNED}.lora_dropout", "unneeded", "training on pairs turns all dropout off, as here")
-        if self.method == PAIRS:
+        if self.on_pairs:
             self.drop(f"{TUNED}.packing", "unneeded", "pairs are never packed")
             self.drop(f"{TUNED}.train_sampling_strategy", "different", "pairs are taken in random order")
             self.drop(

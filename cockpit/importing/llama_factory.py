@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cockpit.importing.draft import (
-    ALL_WEIGHTS,
     MERGED,
-    PAIRS,
     TUNED,
     Draft,
     Outcome,
@@ -33,9 +31,9 @@ from cockpit.importing.draft import (
 )
 from cockpit.importing.llama_factory_data import REGISTRY, EntryError, source_of
 from cockpit.importing.meanings import (
+    ALL_WEIGHTS_SAYS,
     BITSANDBYTES,
     FULL,
-    FULL_PAIRS,
     GENERATION,
     METHOD_PART,
     NO_TOKENS,
@@ -315,12 +313,11 @@ def _train(draft: Draft) -> None:
 def _method(draft: Draft) -> None:
     """`stage` and `finetuning_type` choose the type of the stage that trains."""
     pairs, full = draft.value("stage") == "dpo", draft.value("finetuning_type") == "full"
-    draft.method = PAIRS if pairs else ALL_WEIGHTS if full else draft.method
+    draft.choose(pairs=pairs, all_weights=full)
     if pairs and (entry := draft.take("stage")) is not None:
         draft.note(entry, "imported", says="a dpo stage trains on pairs of answers")
     if full and (entry := draft.take("finetuning_type")) is not None:
-        says = FULL_PAIRS if pairs else 'a finetune stage with output = "model" trains all weights'
-        draft.note(entry, "missing" if pairs else "imported", says=says)
+        draft.note(entry, "imported", says=ALL_WEIGHTS_SAYS)
 
 
 def _initial(draft: Draft) -> None:
@@ -352,9 +349,9 @@ def _adapter(draft: Draft) -> None:
     entry, found = read
     if len(found) > 1:
         draft.note(entry, "different", says="start_from takes one adapter; merge them first")
-    elif draft.method == ALL_WEIGHTS:
+    elif draft.all_weights:
         draft.note(entry, "different", says="merge the adapter first, and name the merged model")
-    elif draft.set(entry, f"{TUNED}.start_from", place(draft, found[0])) and draft.method == PAIRS:
+    elif draft.set(entry, f"{TUNED}.start_from", place(draft, found[0])) and draft.on_pairs:
         draft.again(
             entry.key,
             "different",
@@ -395,9 +392,7 @@ def _data(draft: Draft) -> None:
         draft.note(entry, "different", says=f"{found} has no data set of this name; set data yourself{says}")
         return
     try:
-        source = source_of(
-            draft, ("dataset", wanted[0]), described, str(Path(str(found)).parent), pairs=draft.method == PAIRS
-        )
+        source = source_of(draft, ("dataset", wanted[0]), described, str(Path(str(found)).parent), pairs=draft.on_pairs)
     except EntryError as error:
         draft.note(entry, "missing", says=f"{plain(wanted[0])}: {error}")
         return

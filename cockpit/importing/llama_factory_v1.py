@@ -10,9 +10,7 @@ from typing import Any
 
 from cockpit.importing.config import read_config
 from cockpit.importing.draft import (
-    ALL_WEIGHTS,
     MERGED,
-    PAIRS,
     TUNED,
     Draft,
     Outcome,
@@ -34,9 +32,9 @@ from cockpit.importing.draft import (
 from cockpit.importing.llama_factory import targets
 from cockpit.importing.llama_factory_data import EntryError
 from cockpit.importing.meanings import (
+    ALL_WEIGHTS_SAYS,
     BITSANDBYTES,
     FULL,
-    FULL_PAIRS,
     GENERATION,
     OTHER_METHOD,
     REFERENCE,
@@ -150,7 +148,7 @@ def _train(draft: Draft) -> None:
     peft = draft.value("peft_config")
     full = not isinstance(peft, dict) or peft.get("name") == "full"
     pairs = not {"pref_loss", "pref_beta"}.isdisjoint(draft.config.entries)
-    draft.method = PAIRS if pairs else ALL_WEIGHTS if full else draft.method
+    draft.choose(pairs=pairs, all_weights=full)
     draft.apply(OWN | {key: rule for key, rule in RULES.items() if key not in OWN})
     steps(draft)
     saving(draft, None)
@@ -164,10 +162,8 @@ def _train(draft: Draft) -> None:
     draft.apply({"model": to("model", lambda value: place(draft, text(value)))})
     start = {"adapter_name_or_path": to("start_from", lambda value: place(draft, text(value)))}
     draft.apply_nested("peft_config", LORA | start)
-    if full and pairs:
-        draft.outcomes.append(Outcome("peft_config.name", "full", 0, "missing", (), FULL_PAIRS))
-    elif not isinstance(peft, dict):
-        says = 'without it, LLaMA-Factory trains all weights, as a finetune stage does with output = "model"'
+    if not isinstance(peft, dict):
+        says = f"without it, LLaMA-Factory trains all weights: {ALL_WEIGHTS_SAYS}"
         draft.outcomes.append(Outcome("peft_config", None, 0, "imported", (), says))
     losses(draft, "pref_loss")
     chosen_too(draft, "pref_ftx", "its mean counts tokens alike; LLaMA-Factory's counts answers alike")
@@ -274,7 +270,7 @@ def _put(draft: Draft, path: tuple[str, ...], entry: Any) -> str:
     converter = entry.get("converter")
     if converter not in formats:
         raise EntryError(f"converter: got {plain(converter)}; allowed: alpaca, sharegpt, pair")
-    if (converter == "pair") != (draft.method == PAIRS):
+    if (converter == "pair") != (draft.on_pairs):
         raise EntryError("converter: pair, of rows with two answers, and pref_beta or pref_loss belong together")
     folder = "" if Path(entry["path"]).is_absolute() or entry.get("source") != "local" else "."
     source = Source(place(draft, entry["path"], *([folder] if folder else [])), formats[converter])

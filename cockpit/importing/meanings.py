@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from cockpit.importing.draft import (
-    ALL_WEIGHTS,
-    PAIRS,
     TUNED,
     Draft,
     Rule,
@@ -26,7 +24,7 @@ from recipes.problems import shown
 from recipes.stages.dpo import LOSS_TYPES
 
 FULL = "a stage trains all weights, or LoRA; it does not train single layers of a model (freeze) or other adapters"
-FULL_PAIRS = "a dpo stage trains an adapter, not all weights"
+ALL_WEIGHTS_SAYS = 'a stage with output = "model" trains all weights'
 METHOD_PART = (
     "no stage kind trains a reward model, with rewards (PPO, GRPO), from single judgements (KTO), or from preferences"
     " without a reference (ORPO, CPO, SimPO)"
@@ -98,7 +96,7 @@ SELECTED: dict[str, Rule] = {
 
 def loftq(draft: Draft, key: str) -> None:
     """LoftQ: the program rounds the base model to 4 bits by itself, and the recipe loads it in 4 bits."""
-    if draft.value(key) != "loftq" or draft.method == ALL_WEIGHTS or (entry := draft.take(key)) is None:
+    if draft.value(key) != "loftq" or draft.all_weights or (entry := draft.take(key)) is None:
         return
     draft.put(f"{TUNED}.load_in_4bit", True)
     draft.stages[TUNED]["init_lora_weights"] = "loftq"
@@ -136,7 +134,7 @@ def losses(draft: Draft, key: str) -> None:
     if read is None:
         return
     entry, found = read
-    if draft.method != PAIRS:
+    if not draft.on_pairs:
         draft.note(entry, "unneeded", says="belongs to training on pairs of answers")
         return
     unknown = [name for name in found if name not in LOSS_TYPES]

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from cockpit.importing.draft import ADAPTER, ALL_WEIGHTS, DATA, MERGED, PAIRS, TAGS, TUNED
+from cockpit.importing.draft import ADAPTER, ALL_WEIGHTS, ALL_WEIGHTS_ON_PAIRS, DATA, MERGED, PAIRS, TAGS, TUNED
 from cockpit.importing.programs import Imported
 from cockpit.importing.report import headings, words
 from recipes.fields import fields_of
@@ -18,6 +18,7 @@ HEADS = {
     ADAPTER: ('kind = "finetune"',),
     ALL_WEIGHTS: ('kind = "finetune"', 'output = "model"'),
     PAIRS: ('kind = "dpo"',),
+    ALL_WEIGHTS_ON_PAIRS: ('kind = "dpo"', 'output = "model"'),
     TAGS[DATA]: ('kind = "prepare"', 'output = "messages"'),
     TAGS[MERGED]: ('kind = "merge"',),
 }

@@ -8,7 +8,6 @@ from typing import Any
 from cockpit.importing.config import Entry
 from cockpit.importing.draft import (
     DATA,
-    PAIRS,
     TUNED,
     Draft,
     Rule,
@@ -346,7 +345,7 @@ def best_at_end(draft: Draft) -> None:
     after `saving` and `evaluating`."""
     _early_stopping(draft)
     chosen = draft.get(f"{TUNED}.metric_for_best_model")
-    measured = ("eval_loss", *(f"eval_{name}" for name in MEASURED)) if draft.method == PAIRS else EVALUATED
+    measured = ("eval_loss", *(f"eval_{name}" for name in MEASURED)) if draft.on_pairs else EVALUATED
     if chosen is not None and chosen not in measured:
         for field in ("metric_for_best_model", "greater_is_better"):
             says = f"no evaluation measures {plain(chosen)}: the best checkpoint is the one with the lowest eval_loss"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.stages.dpo import DpoStage
+from recipes.stages.dpo import PreferenceFields
 from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage
 from recipes.stages.pretrain import PretrainStage
 from recipes.stages.training import TrainingFields
@@ -186,12 +186,14 @@ def memory_need(
     changed, weights = _trained(stage, shape), float(FLOAT32 * shape.parameters)
     if isinstance(stage, FinetuneStage):
         weights = _frozen_bytes(stage, shape, bf16=bf16) + FLOAT32 * changed
-    rows = stage.per_device_train_batch_size * (2 if isinstance(stage, DpoStage) else 1)
+    elif isinstance(stage, PreferenceFields) and not stage.precompute_ref_log_probs:
+        weights += FLOAT32 * shape.parameters  # the reference
+    rows = stage.per_device_train_batch_size * (2 if isinstance(stage, PreferenceFields) else 1)
     tokens = rows * (stage.max_length if longest is None or fills_sequences(stage) else min(longest, stage.max_length))
     kept = tokens * _kept_per_token(stage, shape, bf16=bf16)
     if bf16 and not isinstance(stage, FinetuneStage):
         kept += BFLOAT16 * shape.linear_parameters  # autocast keeps the weights that it has rounded
-    if isinstance(stage, DpoStage):
+    if isinstance(stage, PreferenceFields):
         kept *= PAIRS
     transient = tokens * _layer_gradients(shape, bf16=bf16)
     return MemoryNeed(
@@ -259,7 +261,7 @@ def _layer_bytes(stage: TrainingFields, shape: Shape, *, bf16: bool) -> float:
     kept += len(targets) * stage.r * (BFLOAT16 if bf16 else FLOAT32)
     if stage.load_in_4bit:
         kept += BFLOAT16 * sum(inputs for inputs, _ in shape.linear.values())  # each layer's own copy; measured
-    if stage.lora_dropout and not (isinstance(stage, DpoStage) and stage.disable_dropout):
+    if stage.lora_dropout and not (isinstance(stage, PreferenceFields) and stage.disable_dropout):
         kept += DROPOUT_BYTES * sum(shape.linear[name][0] for name in targets)
     return kept
 
@@ -275,7 +277,7 @@ def _layer_gradients(shape: Shape, *, bf16: bool) -> float:
 
 
 def _logits(stage: TrainingFields, shape: Shape, tokens: int, labelled: float) -> float:
-    if isinstance(stage, DpoStage):  # those of answers, all at once
+    if isinstance(stage, PreferenceFields):  # those of answers, all at once
         return PAIR_LOGIT_BYTES * labelled * tokens * shape.vocab_size
     return LOGIT_BYTES * min(labelled * tokens * shape.vocab_size, MOST_LOGITS)
 
@@ -284,4 +286,4 @@ def computes_in_bfloat16(stage: TrainingFields, *, natively: bool) -> bool:
     """Whether a stage computes in bfloat16 on a machine that does so natively, or not."""
     if stage.bf16 is not None:
         return stage.bf16
-    return natively and isinstance(stage, FinetuneStage)
+    return natively and isinstance(stage, FinetuneFields)

@@ -20,7 +20,7 @@ def use_template(model: Any, tokenizer: Any, template: NamedTemplate) -> list[in
     tokenizer.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in missing], special_tokens=True)
     ids = [int(tokenizer.convert_tokens_to_ids(mark)) for mark in missing]
     if ids:
-        _add_rows(model, ids)
+        add_rows(model, ids)
     tokenizer.chat_template = template.text
     if template.end:
         tokenizer.eos_token = template.end
@@ -34,7 +34,8 @@ def fit_vocabulary(model: Any, rows: int) -> None:
 
 
 @torch.no_grad()
-def _add_rows(model: Any, ids: list[int]) -> None:
+def add_rows(model: Any, ids: list[int]) -> None:
+    """Begin the rows of new tokens as the mean of all others."""
     others = model.get_input_embeddings().weight.shape[0]
     fit_vocabulary(model, max(ids) + 1)
     for module in ends_of(model).values():

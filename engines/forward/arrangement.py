@@ -74,6 +74,12 @@ def arrange(model: Any, *, longest: int, as_it_is: bool = False) -> Arrangement:
     return Arrangement("one sequence")
 
 
+def arrange_as(model: Any, arrangement: Arrangement) -> None:
+    """Prepare a second model of the same kind for an arrangement that the first one was tried with."""
+    if arrangement.way == "one sequence":
+        causal_model(model).set_attn_implementation(NAME)
+
+
 def _apart(model: Any, attention: str = "") -> bool:
     """Whether the model, with this attention if one is named, keeps rows apart; False where it cannot be tried."""
     try:

@@ -21,7 +21,7 @@ from engines.look.stage_look import stage_of
 from engines.look.tokenizer import view_and_rules
 from recipes.problems import OperatorError
 from recipes.stages.data_fields import ReadFields
-from recipes.stages.dpo import DpoStage
+from recipes.stages.dpo import PreferenceFields
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.finetune import FinetuneFields
 
@@ -68,8 +68,8 @@ class Rows:
         self._rules: LabelRules | None = None
         if job.model is not None and isinstance(stage, FinetuneFields | EvaluateStage):
             self._view, self._rules = view_and_rules(stage, Path(job.model), job.first_start)
-        self._pairs = isinstance(stage, DpoStage) or job.any_kind
-        self._is_dpo = isinstance(stage, DpoStage)
+        self._pairs = isinstance(stage, PreferenceFields) or job.any_kind
+        self._is_dpo = isinstance(stage, PreferenceFields)
         self._begin()
 
     def _begin(self) -> None:

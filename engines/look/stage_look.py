@@ -24,7 +24,7 @@ from engines.look.tokenizer import TOKENIZER_JSON, embedding_rows, view_and_rule
 from recipes import quantities
 from recipes.problems import OperatorError
 from recipes.stages.data_fields import ReadFields
-from recipes.stages.dpo import DpoStage
+from recipes.stages.dpo import PreferenceFields
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import StageFields
 from recipes.stages.finetune import FinetuneFields
@@ -93,7 +93,7 @@ def _of_tokens(look: StageLook, stage: ReadFields, place: Path) -> StageLook:
     """What a training on token shards will do: their windows are known without reading them."""
     if not isinstance(stage, FinetuneFields):
         return look
-    if isinstance(stage, DpoStage):
+    if isinstance(stage, PreferenceFields):
         look.defects.append(Defect("data", f"{place}: tokens are not pairs of answers", "give preferences"))
         return look
     for problem, way_out in stage.unread_with_tokens():
@@ -295,7 +295,7 @@ class _Look:
         lengths: array[int] = array("I")
         kept: array[int] = array("I")
         most = self._most_scored(one.split)
-        label = label_pairs if isinstance(self._stage, DpoStage) else label_rows
+        label = label_pairs if isinstance(self._stage, PreferenceFields) else label_rows
         good = self._good(one, rows)
         for found in label(good, view, rules, counts, places=False, ahead=most is None):
             if isinstance(found, RefusedRow):

@@ -11,10 +11,12 @@ import torch
 from torch.func import functional_call
 
 from engines.context import StageContext
+from engines.finetune.added_tokens import add_rows
+from engines.finetune.model import load_base
 from engines.json_text import read_object
 from engines.training.beginning import first_weights, require_fitting_weights, start_folder
 from recipes.problems import OperatorError
-from recipes.stages.dpo import DpoStage
+from recipes.stages.dpo import DpoStage, PreferenceFields
 
 PREFERENCE_JSON = "preference.json"
 """In a checkpoint and an output: what the training compared the model with."""
@@ -69,8 +71,26 @@ def _set(modules: Sequence[torch.nn.Module], name: str, *, to: bool) -> Iterator
             module.__dict__[name] = not to
 
 
-def load_start(ctx: StageContext[DpoStage], model: Any) -> str:
-    """Load the weights of `start_from` into the adapter, also at a resume: they are the reference.
+def load_reference(ctx: StageContext[PreferenceFields], base: Path, start: str, added_tokens: list[int]) -> Any:
+    """The reference of a training of all weights: a model of its own, in float32 as the trained one, never changed.
+
+    Args:
+        ctx: the stage.
+        base: the model's folder.
+        start: the field that the reference is of.
+        added_tokens: tokens that a chosen template has added to the model.
+    """
+    weights = first_weights(ctx) if start == START else None
+    model, _ = load_base(base, weights=weights)
+    if added_tokens and weights is None:
+        add_rows(model, added_tokens)
+    return model.eval().requires_grad_(False)
+
+
+def load_start(ctx: StageContext[PreferenceFields], model: Any) -> str:
+    """Check the weights of `start_from`, and load them into an adapter, also at a resume: they are the reference.
+
+    All weights of a model are loaded when the training begins, and into its reference.
 
     Returns:
         The name of the field that the reference is of.
@@ -86,7 +106,8 @@ def load_start(ctx: StageContext[DpoStage], model: Any) -> str:
         _require_base(folder)
         return BASE
     require_fitting_weights(weights, model)
-    model.load_adapter(str(weights), "default", is_trainable=True)
+    if isinstance(ctx.stage, DpoStage):
+        model.load_adapter(str(weights), "default", is_trainable=True)
     return START
 
 

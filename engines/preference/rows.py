@@ -18,7 +18,7 @@ from engines.labels.stage_rows import Warnings, protocol_of, skips_refused, why_
 from engines.labels.vocabulary import TokenizerView
 from engines.training.loss import Example, pad_batch
 from recipes.problems import OperatorError
-from recipes.stages.dpo import DpoStage
+from recipes.stages.dpo import PreferenceFields
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ class HeldOut:
         return max((pair.length for batch in self.batches for pair in batch), default=0)
 
 
-def load_train(ctx: StageContext[DpoStage], data: DataSource, view: TokenizerView, rules: LabelRules) -> PairDataset:
+def load_train(
+    ctx: StageContext[PreferenceFields], data: DataSource, view: TokenizerView, rules: LabelRules
+) -> PairDataset:
     """Label the train split and warn about rows that were cut or left out.
 
     Raises:
@@ -101,7 +103,9 @@ def load_train(ctx: StageContext[DpoStage], data: DataSource, view: TokenizerVie
     return dataset
 
 
-def load_val(ctx: StageContext[DpoStage], data: DataSource, view: TokenizerView, rules: LabelRules) -> HeldOut | None:
+def load_val(
+    ctx: StageContext[PreferenceFields], data: DataSource, view: TokenizerView, rules: LabelRules
+) -> HeldOut | None:
     """The val split for evaluations during training; None without pairs."""
     stage = ctx.stage
     found, longest = None, 0
@@ -156,7 +160,7 @@ def _example_pair(pair: LabelledPair) -> Pair:
 
 
 def _pairs(
-    ctx: StageContext[DpoStage],
+    ctx: StageContext[PreferenceFields],
     rows: Iterable[Located],
     view: TokenizerView,
     rules: LabelRules,
@@ -172,7 +176,7 @@ def _pairs(
             yield one
 
 
-def _reported(ctx: StageContext[DpoStage], data: DataSource, read: ReadCounts) -> Iterator[Located]:
+def _reported(ctx: StageContext[PreferenceFields], data: DataSource, read: ReadCounts) -> Iterator[Located]:
     for row in read_rows(data, "train", read):
         yield row
         ctx.progress(read.rows, None, "rows")

@@ -1,12 +1,14 @@
-"""Preference training: a model and pairs of answers in, a LoRA adapter folder out."""
+"""Preference training: a model and pairs of answers in, a LoRA adapter folder or a model folder out."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from transformers import set_seed
 from trl import DPOConfig
 
@@ -17,11 +19,11 @@ from engines.finetune.added_tokens import use_template
 from engines.finetune.model import add_adapter, stored_in_bfloat16
 from engines.finetune.plain_adapter import first_matrices, make_plain
 from engines.finetune.stage import base_record, load_model, refuse_changed_template, sample, save_extras
-from engines.forward.arrangement import PADDED, Arrangement, arrange
+from engines.forward.arrangement import PADDED, Arrangement, arrange, arrange_as
 from engines.labels.stage_rows import rules_of
 from engines.labels.templates import chosen_template
 from engines.labels.vocabulary import view_of
-from engines.preference.reference import BASE, PREFERENCE_JSON, load_start, reference_of
+from engines.preference.reference import BASE, PREFERENCE_JSON, load_reference, load_start, reference_of
 from engines.preference.rows import HeldOut, PairDataset, collator, load_train, load_val
 from engines.preference.trainer import PreferenceTrainer, settings_of
 from engines.training.beginning import use_first_start
@@ -31,11 +33,11 @@ from engines.training.saving import save_model
 from engines.training.session import Session
 from engines.training.start import set_up_process
 from engines.training.task import Method, Task
-from recipes.stages.dpo import DpoStage
+from recipes.stages.dpo import DpoStage, PreferenceFields
 
 
-def run(ctx: StageContext[DpoStage]) -> StageResult:
-    """Train an adapter on pairs of answers.
+def run(ctx: StageContext[PreferenceFields]) -> StageResult:
+    """Train an adapter, or all weights of the model, on pairs of answers.
 
     Raises:
         OperatorError: the model or the pairs cannot be used.
@@ -57,25 +59,26 @@ def run(ctx: StageContext[DpoStage]) -> StageResult:
     pairs = load_train(ctx, data, view, rules)
     val = load_val(ctx, data, view, rules)
     set_seed(stage.seed)
-    adapted = add_adapter(model, stage, base, added)
-    first = first_matrices(adapted) if stage.takes_from_base else None
-    start = load_start(ctx, adapted)
+    trained = add_adapter(model, stage, base, added) if isinstance(stage, DpoStage) else model
+    first = first_matrices(trained) if isinstance(stage, DpoStage) and stage.takes_from_base else None
+    start = load_start(ctx, trained)
     longest = max(pairs.longest, 0 if val is None else val.longest)
-    way = arrange(adapted, longest=longest) if stage.padding_free else PADDED
+    way = arrange(trained, longest=longest) if stage.padding_free else PADDED
     ends = trained_ends(pairs.answers(), tokenizer, max_length=stage.max_length)
     changed = None if template is None else tokenizer
     record = base_record(stage, base, ctx.inputs["model"], bf16=precision.bf16)
     complete = partial(_complete, partial(save_extras, base, ends, changed, record), start)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     collate = collator(pad_id or 0)
-    make = partial(_trainer, ctx, adapted, pairs, val, collate, tokenizer, start, way)
+    reference: Any = None if isinstance(stage, DpoStage) else load_reference(ctx, base, start, added)
+    make = partial(_trainer, ctx, trained, reference, pairs, val, collate, tokenizer, start, way)
     task = Task(
-        model=adapted,
+        model=trained,
         dataset=pairs,
         collate=collate,
         examples=len(pairs),
         save_tokenizer=complete,
-        sample=partial(sample, ctx, adapted, tokenizer, view, rules),
+        sample=partial(sample, ctx, trained, tokenizer, view, rules),
         bf16=precision.bf16,
         arrangement=way,
         method=Method(
@@ -89,19 +92,32 @@ def run(ctx: StageContext[DpoStage]) -> StageResult:
     )
     session = Session(ctx, task)
     session.run()
+    return _saved(ctx, session, first, complete, pairs)
+
+
+def _saved(
+    ctx: StageContext[PreferenceFields],
+    session: Session,
+    first: dict[str, torch.Tensor] | None,
+    complete: Callable[[Path], None],
+    pairs: PairDataset,
+) -> StageResult:
+    """Write the output of a finished training."""
     ctx.phase("saving")
-    save_model(adapted, ctx.out)
+    save_model(session.task.model, ctx.out)
     if first is not None:
         make_plain(ctx.out, first)
     complete(ctx.out)
     counted = {**pairs.counts.metrics(), "skipped_rows": pairs.read.refused}
     metrics = {**{name: float(value) for name, value in counted.items()}, **session.result()}
-    return StageResult(metrics=metrics, artifacts=[Artifact(name=ctx.stage_name, kind="adapter", path=".")])
+    made: Literal["adapter", "model"] = "adapter" if isinstance(ctx.stage, DpoStage) else "model"
+    return StageResult(metrics=metrics, artifacts=[Artifact(name=ctx.stage_name, kind=made, path=".")])
 
 
 def _trainer(
-    ctx: StageContext[DpoStage],
+    ctx: StageContext[PreferenceFields],
     model: Any,
+    reference: Any,
     pairs: PairDataset,
     val: HeldOut | None,
     collate: Any,
@@ -111,7 +127,10 @@ def _trainer(
     arguments: DPOConfig,
 ) -> PreferenceTrainer:
     stage = ctx.stage
-    reference = reference_of(model, is_base=start == BASE and stage.begins_as_base)
+    if isinstance(stage, DpoStage):
+        reference = reference_of(model, is_base=start == BASE and stage.begins_as_base)
+    else:
+        arrange_as(reference, way)
     trainer = PreferenceTrainer(model, arguments, pairs, collate, tokenizer, reference, way)
     trainer.held_out = val
     if stage.precompute_ref_log_probs:
@@ -120,11 +139,11 @@ def _trainer(
         if val is not None:
             batches = [trainer.with_references(batch, collate, len(batch)) for batch in val.batches]
             trainer.held_out = HeldOut(batches, val.protocol)
-        trainer.precompute_ref_logps = True
+        trainer.use_references_of_pairs()
     return trainer
 
 
 def _complete(save: Any, start: str, target: Path) -> None:
-    """Complete an adapter folder, and say in it what the model was compared with."""
+    """Complete an output folder, and say in it what the model was compared with."""
     save(target)
     (target / PREFERENCE_JSON).write_text(json.dumps({"reference": start}) + "\n")

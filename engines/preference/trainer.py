@@ -22,7 +22,7 @@ from engines.preference.rows import HeldOut, Pair, PairDataset
 from engines.training.fitting import Fitting
 from engines.training.task import Scored
 from engines.training.trainer import EngineMixin
-from recipes.stages.dpo import DpoStage
+from recipes.stages.dpo import PreferenceFields
 
 _BY_TOKENS = {"entropy": (0, 1), "logits/chosen": (0,), "logits/rejected": (1,), "mean_token_accuracy": (0,)}
 """What TRL measures per token, and of which answers: chosen (0), rejected (1). The rest it measures per pair."""
@@ -35,12 +35,13 @@ class PreferenceTrainer(EngineMixin, DPOTrainer):
     """The loss of a window is the mean over its pairs, however they are divided into micro-batches.
 
     Args:
-        model: the adapted model.
+        model: the adapted model, or one that is trained as a whole.
         arguments: with the fields of the stage.
         pairs: the training data.
         collate: makes a batch of pairs.
         tokenizer: of the model; TRL asks for one, and sets its padding.
-        reference: called instead of a reference model.
+        reference: called instead of a reference model; or such a model, which is moved to the device and computes in
+            the number formats of the other.
         arrangement: how the rows of a batch go through the model; it does not change the loss.
     """
 
@@ -61,7 +62,7 @@ class PreferenceTrainer(EngineMixin, DPOTrainer):
         kept = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
         super().__init__(
             model=model,
-            ref_model=_Placeholder(model.config),
+            ref_model=reference if isinstance(reference, torch.nn.Module) else _Placeholder(model.config),
             args=arguments,
             data_collator=collate,
             train_dataset=Dataset.from_list([{"prompt": "", "chosen": "", "rejected": ""}]),
@@ -73,9 +74,17 @@ class PreferenceTrainer(EngineMixin, DPOTrainer):
         measured = ("entropy", "mean_logits", "is_top1", *(["log_sum_sq_probs"] if arguments.use_weighting else []))
         self._scored = ScoredTokens(model, measured)
         self.ref_model = self._unpadded(reference, ScoredTokens(model, ()))
+        self._separate = reference if isinstance(reference, torch.nn.Module) else None
 
     def _unpadded(self, model: Any, scored: ScoredTokens) -> Any:
         return model if self._arrangement.way == "padded" else FlatModel(model, self._arrangement, scored)
+
+    def use_references_of_pairs(self) -> None:
+        """Compare with what `with_references` has computed, and forget a reference model."""
+        self.precompute_ref_logps = True
+        self.ref_model = None
+        self.accelerator._models = [model for model in self.accelerator._models if model is not self._separate]
+        self._separate = None
 
     def _prepare_dataset(self, *_args: Any, **_kwargs: Any) -> Any:
         return self._pairs_given
@@ -118,7 +127,7 @@ class PreferenceTrainer(EngineMixin, DPOTrainer):
         return {name: one for name, one in found.items() if name != "num_tokens"}  # TRL's own count of all steps
 
     @torch.no_grad()
-    def score(self, held_out: HeldOut, collate: Any, stage: DpoStage, fitting: Fitting) -> Scored:
+    def score(self, held_out: HeldOut, collate: Any, stage: PreferenceFields, fitting: Fitting) -> Scored:
         """Loss and measurements on held-out pairs, as means over the pairs (over tokens, what TRL measures so)."""
         training = self.model.training
         self.model.eval()
@@ -174,7 +183,7 @@ class _Placeholder(torch.nn.Module):
         raise AssertionError("the placeholder of the reference was called")
 
 
-def settings_of(stage: DpoStage) -> dict[str, Any]:
+def settings_of(stage: PreferenceFields) -> dict[str, Any]:
     """The arguments of TRL's DPOConfig that the stage's fields are."""
     return {
         "beta": stage.beta,
@@ -190,7 +199,7 @@ def settings_of(stage: DpoStage) -> dict[str, Any]:
     }
 
 
-def protocol(stage: DpoStage, labelled: str) -> str:
+def protocol(stage: PreferenceFields, labelled: str) -> str:
     """How preferences are scored: only losses of the same protocol are comparable."""
     losses = "+".join(stage.loss_type)
     weights = f", loss_weights={stage.loss_weights}" if stage.loss_weights else ""

@@ -8,7 +8,7 @@ from pydantic import field_validator, model_validator
 
 from recipes.setting import setting
 from recipes.stages.data_fields import DATASET, READ_METRICS
-from recipes.stages.finetune import FINETUNE, FinetuneStage
+from recipes.stages.finetune import FINETUNE, FinetuneFields, FinetuneModelStage, FinetuneStage
 from recipes.stages.kind import StageKind
 from recipes.stages.label_fields import LABEL_METRICS
 from recipes.stages.training import EVALUATES, training_metrics
@@ -31,8 +31,8 @@ MEASURED = (
 """What TRL's DPOTrainer measures at each step and evaluation."""
 
 
-class DpoStage(FinetuneStage):
-    """Direct preference optimization: LoRA training on pairs of answers, against a frozen reference."""
+class PreferenceFields(FinetuneFields):
+    """The fields of training on pairs of answers, whatever its output."""
 
     kind: Literal["dpo"] = "dpo"  # type: ignore[assignment]
     data: str = setting(
@@ -41,15 +41,6 @@ class DpoStage(FinetuneStage):
         accepts=("messages", DATASET),
         help="The preferences, rows with prompt, chosen and rejected: a messages stage, a file, a folder of files, or"
         " the id of a dataset in the hub cache.",
-    )
-    start_from: str | None = setting(
-        None,
-        section="Inputs",
-        at_resume="input",
-        advanced=True,
-        accepts=("adapter",),
-        help="Adapter whose weights the training starts from; it is the reference too: a stage, a folder, or RUN:STAGE."
-        " A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
     )
     learning_rate: float = setting(
         1e-5, section="Optim", at_resume="change", gt=0, le=1, help="Peak learning rate; far below that of finetune."
@@ -143,19 +134,13 @@ class DpoStage(FinetuneStage):
         " answer cuts off the ends. All are counted.",
     )
 
-    @property
-    def begins_as_base(self) -> bool:
-        """Whether a new adapter changes nothing, and changes nothing of the base later: without it, the base is the
-        reference."""
-        return self.init_lora_weights in ("true", "gaussian") and self.bias == "none"
-
     @field_validator("loss_type", mode="before")
     @classmethod
     def _one_loss(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _losses(self) -> DpoStage:
+    def _losses(self) -> PreferenceFields:
         unknown = [name for name in self.loss_type if name not in LOSS_TYPES]
         if unknown:
             raise ValueError(
@@ -185,13 +170,13 @@ class DpoStage(FinetuneStage):
         return ("eval_loss", *(f"eval_{name}" for name in MEASURED))
 
     @model_validator(mode="after")
-    def _pairs_with_trl(self) -> DpoStage:
+    def _pairs_with_trl(self) -> PreferenceFields:
         if self.backend != "hf":
             raise ValueError(f"backend — pairs are trained with TRL's own DPOTrainer; got {self.backend}; allowed: hf")
         return self
 
     @model_validator(mode="after")
-    def _pairs_in_their_own_order(self) -> DpoStage:
+    def _pairs_in_their_own_order(self) -> PreferenceFields:
         if self.packing:
             raise ValueError("packing — pairs of answers are not packed; got true; allowed: false")
         if self.label_smoothing_factor:
@@ -206,7 +191,7 @@ class DpoStage(FinetuneStage):
         return self
 
     @model_validator(mode="after")
-    def _smoothing(self) -> DpoStage:
+    def _smoothing(self) -> PreferenceFields:
         if self.label_smoothing and not set(self.loss_type) & set(SMOOTHED):
             raise ValueError(
                 f"label_smoothing — {', '.join(self.loss_type)} does not read it; got {self.label_smoothing};"
@@ -214,6 +199,31 @@ class DpoStage(FinetuneStage):
             )
         if "exo_pair" in self.loss_type and not self.label_smoothing:
             raise ValueError("label_smoothing — exo_pair needs it; got 0; allowed: a number above 0, usually 1e-3")
+        return self
+
+
+class DpoStage(PreferenceFields, FinetuneStage):
+    """Direct preference optimization: LoRA training on pairs of answers, against a frozen reference."""
+
+    kind: Literal["dpo"] = "dpo"  # type: ignore[assignment]
+    start_from: str | None = setting(
+        None,
+        section="Inputs",
+        at_resume="input",
+        advanced=True,
+        accepts=("adapter",),
+        help="Adapter whose weights the training starts from; it is the reference too: a stage, a folder, or RUN:STAGE."
+        " A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
+    )
+
+    @property
+    def begins_as_base(self) -> bool:
+        """Whether a new adapter changes nothing, and changes nothing of the base later: without it, the base is the
+        reference."""
+        return self.init_lora_weights in ("true", "gaussian") and self.bias == "none"
+
+    @model_validator(mode="after")
+    def _dropout_that_is_not_turned_off(self) -> DpoStage:
         if self.disable_dropout and self.lora_dropout:
             raise ValueError(
                 f"lora_dropout — disable_dropout would set it to 0; got {self.lora_dropout}; allowed: 0, or"
@@ -222,15 +232,35 @@ class DpoStage(FinetuneStage):
         return self
 
 
-def _metrics(stage: DpoStage) -> tuple[str, ...]:
+class DpoModelStage(PreferenceFields, FinetuneModelStage):
+    """Direct preference optimization of all weights of a model, against a frozen copy of it."""
+
+    kind: Literal["dpo"] = "dpo"  # type: ignore[assignment]
+    output: Literal["model"]
+    learning_rate: float = setting(
+        1e-6, section="Optim", at_resume="change", gt=0, le=1, help="Peak learning rate; far below that of finetune."
+    )
+    start_from: str | None = setting(
+        None,
+        section="Inputs",
+        at_resume="input",
+        advanced=True,
+        accepts=("model",),
+        help="Model of the same shapes whose weights the training starts from; it is the reference too: a stage, a"
+        " folder, or RUN:STAGE. A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
+    )
+
+
+def _metrics(stage: PreferenceFields) -> tuple[str, ...]:
     evaluated = tuple(f"eval_{name}" for name in MEASURED) if stage.evaluates else ()
     trained = tuple(name for name in training_metrics(stage) if name != "eval_perplexity")
     return tuple(dict.fromkeys((*trained, *MEASURED, *evaluated, *LABEL_METRICS, *READ_METRICS)))
 
 
-DPO = StageKind(
+DPO = StageKind[PreferenceFields](
     kind="dpo",
-    types={"adapter": DpoStage},
+    types={"adapter": DpoStage, "model": DpoModelStage},
+    default_output="adapter",
     module="engines.preference.stage",
     needs=lambda stage: tuple(dict.fromkeys((*FINETUNE.needs(stage), "trl", "datasets"))),
     metrics=_metrics,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,13 +41,16 @@ def steps(
     pairs = [_pair(tokenizer, json.loads(line)) for line in (data / "train.jsonl").read_text().splitlines()]
     base = AutoModelForCausalLM.from_pretrained(str(model_folder), dtype=torch.float32)
     set_seed(SEED)
-    model = adapter_over(base, stage).to(dtype).train()
+    adapts = stage.get("output") != "model"
+    model = (adapter_over(base, stage) if adapts else base).to(dtype).train()
+    first = model if adapts else copy.deepcopy(model)
+    reference = Reference(first, model.disable_adapter if adapts else nullcontext)
     set_seed(SEED)
     optimizer = optimizer_of(model, stage)
     stage = {**stage, "max_steps": number}
     batches = windows(len(pairs), stage["per_device_train_batch_size"], stage["gradient_accumulation_steps"])
     for done, window in zip(range(number), batches, strict=False):
-        yield _step(model, optimizer, [[pairs[index] for index in batch] for batch in window], stage, done)
+        yield _step(model, reference, optimizer, [[pairs[index] for index in batch] for batch in window], stage, done)
 
 
 def _pair(tokenizer: Any, row: Mapping[str, str]) -> Pair:
@@ -55,16 +60,31 @@ def _pair(tokenizer: Any, row: Mapping[str, str]) -> Pair:
     return prompt, chosen, rejected
 
 
-def _step(model: Any, optimizer: Any, window: list[list[Pair]], stage: Mapping[str, Any], done: int) -> ByHand:
+@dataclass(frozen=True)
+class Reference:
+    """A model, and what makes it the one before the first step."""
+
+    model: Any
+    as_first: Callable[[], AbstractContextManager[Any]]
+
+
+def _step(
+    model: Any,
+    reference: Reference,
+    optimizer: Any,
+    window: list[list[Pair]],
+    stage: Mapping[str, Any],
+    done: int,
+) -> ByHand:
     losses, rewards = [], []
     count = sum(len(batch) for batch in window)
     # Dropout draws for a whole micro-batch, all preferred answers first; without it, each answer is alone.
     dropout = bool(stage.get("lora_dropout", 0.0)) and not stage.get("disable_dropout", True)
     for batch in window if dropout else [[pair] for several in window for pair in several]:
         after = _log_probabilities(model, batch, in_one=dropout)
-        model.eval()
-        with torch.no_grad(), model.disable_adapter():
-            before = _log_probabilities(model, batch, in_one=False)
+        reference.model.eval()
+        with torch.no_grad(), reference.as_first():
+            before = _log_probabilities(reference.model, batch, in_one=False)
         model.train(dropout)  # off where it is disabled
         of_pairs = [_loss(*three, stage) for three in zip(batch, after, before, strict=True)]
         (torch.stack([loss for loss, _ in of_pairs]).sum() / count).backward()

@@ -22,6 +22,11 @@ DPO: dict[str, Any] = {
     "save_steps": 3,
     "save_total_limit": 10,
 }
+WHOLE: dict[str, Any] = {
+    **{name: value for name, value in DPO.items() if name not in ("r", "lora_alpha")},
+    "output": "model",
+}
+"""The same training, of all weights."""
 
 
 def row(n: int) -> dict[str, Any]:

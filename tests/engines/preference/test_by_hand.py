@@ -11,7 +11,7 @@ import torch
 from engines.events import Step
 from recipes.stages.dpo import LOSS_TYPES
 from tests.engines.preference import by_hand
-from tests.engines.preference.pairs import DPO, write_pairs
+from tests.engines.preference.pairs import DPO, WHOLE, write_pairs
 from tests.engines.training import tiny
 from tests.engines.training.attempts import context, of_kind, run_stage
 
@@ -66,6 +66,20 @@ def test_losses_rates_norms_and_rewards_are_those_of_a_loop_by_hand(
         scale = 0.1 * abs(step.metrics["logps/chosen"] or 0)  # a reward is a small difference of log probabilities
         assert step.metrics["rewards/chosen"] == pytest.approx(hand.chosen, rel=1e-6, abs=1e-6 * scale), step.step
         assert step.metrics["rewards/rejected"] == pytest.approx(hand.rejected, rel=1e-6, abs=1e-6 * scale), step.step
+
+
+@pytest.mark.parametrize("steps", [3, pytest.param(20, marks=pytest.mark.thorough)])
+def test_all_weights_are_trained_as_by_a_loop_by_hand_against_a_copy_of_the_model(
+    tmp_path: Path, model: Path, pairs: Path, steps: int
+) -> None:
+    ragged = {"gradient_accumulation_steps": 3, "warmup_steps": 1.0, "max_grad_norm": 4.0, "weight_decay": 0.1}
+    stage = {**WHOLE, **ragged, "learning_rate": 1e-4}
+    both = compared(tmp_path, model, pairs, stage, steps)
+    assert both[0][0].loss == pytest.approx(0.6931471805, rel=1e-6), "no reward before the first step"
+    for step, hand in both:
+        assert step.loss == pytest.approx(hand.loss, rel=1e-6), step.step
+        assert step.learning_rate == pytest.approx(hand.learning_rate, rel=1e-12)
+        assert step.grad_norm == pytest.approx(hand.grad_norm, rel=1e-6), step.step
 
 
 QUICK = ("ipo",)

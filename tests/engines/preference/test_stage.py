@@ -11,7 +11,7 @@ import pytest
 from engines.events import ControlApplied, Evaluated, SampledText, Step
 from engines.words import Verb
 from recipes.problems import OperatorError
-from tests.engines.preference.pairs import DPO, row, write_pairs
+from tests.engines.preference.pairs import DPO, WHOLE, row, write_pairs
 from tests.engines.training import tiny
 from tests.engines.training.attempts import ask, context, of_kind, resume_point, run_stage, trajectory
 
@@ -36,6 +36,10 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {**DPO, "precompute_ref_log_probs": True, "padding_free": False},
             id="precomputed",
             marks=pytest.mark.thorough,
+        ),
+        pytest.param(WHOLE, id="all-weights"),
+        pytest.param(
+            {**WHOLE, "precompute_ref_log_probs": True}, id="all-weights-precomputed", marks=pytest.mark.thorough
         ),
     ],
 )

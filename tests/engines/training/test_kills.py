@@ -45,6 +45,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "packed": {**STAGE, "packing": True, "max_length": 100, "per_device_train_batch_size": 1},
     "qlora": {**STAGE, "load_in_4bit": True, "optim": "adamw_8bit", "gradient_checkpointing": True},
     "dpo": {**STAGE, **{key: DPO[key] for key in ("name", "kind", "data")}, "disable_dropout": False},
+    "dpo-model": {
+        **{key: value for key, value in STAGE.items() if key not in LORA},
+        **{key: DPO[key] for key in ("name", "kind", "data")},
+        "output": "model",
+    },
 }
 POINTS: list[tuple[str, int, int]] = [
     ("loaded", 1, 1),
@@ -178,7 +183,7 @@ def check(
 
 
 def inputs_of(method: str, folder: Path, model: Path, messages: Path) -> dict[str, Path]:
-    data = write_pairs(folder / "pairs") if method == "dpo" else messages
+    data = write_pairs(folder / "pairs") if method.startswith("dpo") else messages
     return {"model": model, "data": data}
 
 
