@@ -182,6 +182,10 @@ class RunDir:
         """The folder in which W&B keeps the runs of all attempts of a stage."""
         return self.stage_dir(stage) / "wandb"
 
+    def mlflow(self, stage: str) -> Path:
+        """The folder in which MLflow keeps the runs of all attempts of a stage."""
+        return self.stage_dir(stage) / "mlflow"
+
     def stage_json(self, stage: str, attempt: int) -> Path:
         return self.attempt_dir(stage, attempt) / "stage.json"
 

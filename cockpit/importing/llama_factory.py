@@ -66,6 +66,7 @@ from cockpit.importing.yaml_text import read_json_document
 from engines.files import read_regular_text
 from recipes.problems import OperatorError
 from recipes.stages.finetune import ALL_LINEAR
+from recipes.stages.training import MUON
 
 PROGRAM = "LLaMA-Factory"
 MAX_REGISTRY_BYTES = 4 * 1024 * 1024
@@ -152,7 +153,7 @@ OWN: dict[str, Rule] = {
         "badam_update_ratio badam_mask_mode badam_verbose use_galore galore_target galore_rank "
         "galore_update_interval galore_scale galore_proj_type galore_layerwise use_apollo apollo_target "
         "apollo_rank apollo_update_interval apollo_scale apollo_proj apollo_proj_type apollo_scale_type "
-        "apollo_layerwise apollo_scale_front use_adam_mini use_muon",
+        "apollo_layerwise apollo_scale_front use_adam_mini",
         different("the optimizer is AdamW"),
     ),
     **each("use_dft_loss use_eaft_loss eaft_alpha use_asft_loss asft_alpha", different("the loss is cross-entropy")),
@@ -279,6 +280,7 @@ def _train(draft: Draft) -> None:
     losses(draft, "pref_loss")
     chosen_too(draft, "pref_ftx", "its mean counts tokens alike; LLaMA-Factory's counts answers alike")
     draft.apply(RULES)
+    _muon(draft)
     steps(draft)
     schedule(draft)
     saving(draft, 500)
@@ -318,6 +320,13 @@ def _method(draft: Draft) -> None:
         draft.note(entry, "imported", says="a dpo stage trains on pairs of answers")
     if full and (entry := draft.take("finetuning_type")) is not None:
         draft.note(entry, "imported", says=ALL_WEIGHTS_SAYS)
+
+
+def _muon(draft: Draft) -> None:
+    """`use_muon` comes before `optim`."""
+    if not is_off(draft.value("use_muon")):
+        draft.drop(f"{TUNED}.optim", "unneeded", "use_muon decides")
+    draft.apply({"use_muon": switch("optim", lambda _: MUON)})
 
 
 def _initial(draft: Draft) -> None:

@@ -47,6 +47,7 @@ OPTIMIZERS = {
     "paged_adamw_32bit": "paged_adamw_32bit",
     "paged_adamw": "paged_adamw_32bit",
     "adafactor": "adafactor",
+    "muon": "muon",
     "lion_32bit": "lion_32bit",
     "lion_8bit": "lion_8bit",
     "paged_lion_32bit": "paged_lion_32bit",
@@ -60,11 +61,11 @@ def reporters(value: Any) -> list[str]:
     given = [str(one) for one in value] if isinstance(value, list) else [str(value)]
     if all(is_off(one) for one in given):
         return []
-    unknown = [one for one in given if one not in {"tensorboard", "wandb", "all"}]
+    unknown = [one for one in given if one not in {"tensorboard", "wandb", "mlflow", "all"}]
     if unknown:
         raise ValueError(
-            f"nothing is written for {plain(', '.join(unknown))}; tensorboard and wandb are possible, and the journal"
-            " has all"
+            f"nothing is written for {plain(', '.join(unknown))}; tensorboard, wandb and mlflow are possible, and the"
+            " journal has all"
         )
     return ["tensorboard"] if "all" in given else list(dict.fromkeys(given))
 

@@ -14,15 +14,16 @@ from typing import Any
 from recipes.stages.dpo import PreferenceFields
 from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage
 from recipes.stages.pretrain import PretrainStage
-from recipes.stages.training import TrainingFields
+from recipes.stages.training import MUON, TrainingFields
 
 OPTIMIZER_BYTES = {
     "adamw_torch": 8.0, "adamw_torch_fused": 8.0, "adamw_8bit": 2.03, "paged_adamw_8bit": 2.03,
     "paged_adamw_32bit": 8.0, "adafactor": 0.0, "lion_32bit": 4.0, "lion_8bit": 1.015, "paged_lion_32bit": 4.0,
-    "paged_lion_8bit": 1.015,
+    "paged_lion_8bit": 1.015, "muon": 4.0,
 }  # fmt: skip
-"""Bytes of optimizer state per trained parameter: two moments for Adam, one for Lion; those of 8 bits with the scales
-of their blocks. Adafactor has a number for each row and column of a matrix, which is next to nothing."""
+"""Bytes of optimizer state per trained parameter: two moments for Adam, one for Lion, one of matrices for Muon; those
+of 8 bits with the scales of their blocks. Adafactor has a number for each row and column of a matrix: next to
+nothing."""
 LIBRARIES_BYTES = 460 << 20
 """The process of an engine before it loads a model, measured: the interpreter, torch, transformers and PEFT."""
 FLOAT32, BFLOAT16 = 4, 2
@@ -199,11 +200,17 @@ def memory_need(
     return MemoryNeed(
         weights=int(weights),
         gradients=FLOAT32 * changed,
-        optimizer=int(OPTIMIZER_BYTES[stage.optim] * changed),
+        optimizer=int(OPTIMIZER_BYTES[stage.optim] * changed + _of_others(stage, shape)),
         activations=int(GAPS * kept + transient),
         logits=int(_logits(stage, shape, tokens, labelled)),
         accumulates=stage.gradient_accumulation_steps > 1,
     )
+
+
+def _of_others(stage: TrainingFields, shape: Shape) -> float:
+    """What the optimizer has more for weights that are no matrices of layers: with Muon, they are AdamW's."""
+    each = OPTIMIZER_BYTES["adamw_torch"] - OPTIMIZER_BYTES[MUON]
+    return each * (shape.parameters - shape.linear_parameters) if stage.optim == MUON else 0.0
 
 
 def fills_sequences(stage: TrainingFields) -> bool:

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from recipes.problems import OperatorError
 from recipes.stages.kind import backend_of
-from recipes.stages.training import TrainingFields
+from recipes.stages.training import MUON, TrainingFields
 
 UNBOUNDED_STEPS = 1 << 40
 
@@ -45,7 +45,7 @@ def training_arguments(
         "per_device_eval_batch_size": stage.per_device_eval_batch_size,
         "gradient_accumulation_steps": stage.gradient_accumulation_steps,
         "learning_rate": stage.learning_rate,
-        "optim": stage.optim,
+        "optim": optimizer_argument(stage),
         "weight_decay": stage.weight_decay,
         "adam_beta1": stage.adam_beta1,
         "adam_beta2": stage.adam_beta2,
@@ -84,6 +84,11 @@ def training_arguments(
     return arguments
 
 
+def optimizer_argument(stage: TrainingFields) -> str:
+    """The optimizer as the arguments name it; for Muon, which they do not know, the one of the other weights."""
+    return "adamw_torch_fused" if stage.optim == MUON else stage.optim
+
+
 def _require_kept(arguments: TrainingArguments, stage: TrainingFields, *, bf16: bool) -> None:
     """Refuse to train with other settings than the stage's: Unsloth replaces what it does not support.
 
@@ -91,7 +96,7 @@ def _require_kept(arguments: TrainingArguments, stage: TrainingFields, *, bf16: 
         OperatorError: the optimizer or the number format is another one.
     """
     optim = str(getattr(arguments.optim, "value", arguments.optim))
-    if optim != stage.optim:
+    if optim != optimizer_argument(stage):
         raise OperatorError(
             f"optim — backend = {backend_of(stage)} replaces {stage.optim} by {optim} on this machine",
             f'set optim = "{optim}", or backend = "hf"',

@@ -2,13 +2,14 @@
 
 TensorBoard: one folder of the stage has the files of all its attempts. A resume purges what the files have after its
 checkpoint, so that TensorBoard shows each step once. W&B: a run for each attempt, all of a stage in one group, because
-its steps only rise. Nothing leaves the machine unless the launch's environment says so (WANDB_MODE). A program that
-fails ends no training: it is said once.
+its steps only rise. MLflow: the same, in an experiment of the stage. Nothing leaves the machine unless the launch's
+environment says so (WANDB_MODE, MLFLOW_TRACKING_URI). A program that fails ends no training: it is said once.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -78,9 +79,45 @@ class _Wandb:
         self._run.finish()
 
 
+class _Mlflow:
+    def __init__(self, ctx: StageContext[TrainingFields], _resumed_step: int) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+
+        folder = RunDir(ctx.run_root).mlflow(ctx.stage_name)
+        folder.mkdir(parents=True, exist_ok=True)
+        # A database of this folder, as MLflow's own default is; its store of plain files is being retired.
+        own = f"sqlite:///{(folder / 'mlflow.db').resolve()}"
+        self._client: Any = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or own)
+        self._metric = Metric
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"{ctx.run_id}-{ctx.stage_name}"
+        found = self._client.get_experiment_by_name(name)
+        kept = None if "MLFLOW_TRACKING_URI" in os.environ else folder.resolve().as_uri()
+        experiment = found.experiment_id if found else self._client.create_experiment(name, artifact_location=kept)
+        run = self._client.create_run(experiment, run_name=f"{ctx.run_id}-{ctx.stage_name}-{ctx.attempt}")
+        self._run: str = run.info.run_id
+        fields = ctx.stage.model_dump(mode="json").items()
+        self._client.log_batch(self._run, params=[Param(name, str(value)[:_LONGEST_PARAM]) for name, value in fields])
+
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        now_ms = int(time.time() * 1000)  # noqa: TID251 - MLflow shows when a step was
+        self._client.log_batch(self._run, metrics=[self._metric(tag, v, now_ms, step) for tag, v in values.items()])
+
+    def flush(self) -> None:
+        """Each batch is written at once."""
+
+    def close(self) -> None:
+        self._client.set_terminated(self._run)
+
+
+_LONGEST_PARAM = 500
+"""Characters of a value that MLflow takes in each of its stores."""
+
 REPORTERS: Mapping[str, Callable[[StageContext[TrainingFields], int], Reporter]] = {
     "tensorboard": _TensorBoard,
     "wandb": _Wandb,
+    "mlflow": _Mlflow,
 }
 """The program of each word of `report_to`."""
 

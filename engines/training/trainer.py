@@ -36,8 +36,9 @@ from engines.forward.label_loss import (
 )
 from engines.forward.rows_attention import rows_in_sequence
 from engines.training.faults import Faults
+from engines.training.optimizers.muon import muon_of
 from engines.training.schedule import Schedule, schedule_for, schedule_of
-from recipes.stages.training import TrainingFields
+from recipes.stages.training import MUON, TrainingFields
 
 for _name in ("_get_grad_norm", "get_batch_samples", "_save_optimizer_and_scheduler", "_save_rng_state"):
     assert hasattr(Trainer, _name), f"transformers.Trainer has no {_name}: this version of transformers is unsupported"
@@ -124,8 +125,10 @@ class EngineMixin:
     state: Any
     _trains = False
     """Whether all modules have been in training mode; from then on they change together."""
+    model: Any
     optimizer: Any
     lr_scheduler: Any
+    get_decay_parameter_names: Callable[[Any], list[str]]
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: torch.device
@@ -183,6 +186,14 @@ class EngineMixin:
         rate = float(self.optimizer.param_groups[0]["lr"])
         self.session.before_optimizer_step(Measured(first, second, rate, window, dict(zip(means, rest, strict=True))))
         return norm
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The optimizer of the stage; Trainer's own unless it is Muon."""
+        if self.optimizer is None and self.session.ctx.stage.optim == MUON:
+            trained = model or self.model
+            self.optimizer = muon_of(trained, set(self.get_decay_parameter_names(trained)), self.args)
+            return self.optimizer
+        return super().create_optimizer(model)  # type: ignore[misc]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002 - Trainer's name
         """A LambdaLR over the engine's own schedule object, for the steps that the session plans."""

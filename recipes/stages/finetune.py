@@ -14,7 +14,7 @@ from recipes.stages.data_fields import DATASET, READ_METRICS, DataFields
 from recipes.stages.fields import MODEL_OUTPUTS, StageFields
 from recipes.stages.kind import UNSLOTH, StageKind
 from recipes.stages.label_fields import LABEL_METRICS, LabelFields
-from recipes.stages.training import EVALUATES, TrainingFields, training_metrics, training_needs
+from recipes.stages.training import EVALUATES, MUON, TrainingFields, training_metrics, training_needs
 
 ALL_LINEAR = "all-linear"
 """In place of the names in `target_modules`: every linear layer except the output head, as in PEFT."""
@@ -421,6 +421,15 @@ class FinetuneStage(FinetuneFields, AdapterFields, BaseFields, QuantizedFields):
             raise ValueError(
                 f"base_dtype — {self.init_lora_weights} takes a part out of float32 weights; got {self.base_dtype};"
                 " allowed: auto or float32"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _muon_is_for_all_weights(self) -> FinetuneStage:
+        if self.optim == MUON:
+            raise ValueError(
+                "optim — muon is for the matrices of a model, not for those of an adapter; got muon; allowed: another"
+                ' optim, or output = "model"'
             )
         return self
 

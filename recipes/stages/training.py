@@ -16,6 +16,8 @@ QUANTIZED_OPTIMIZERS = (
     "paged_lion_8bit",
 )  # fmt: skip
 """Optimizers of bitsandbytes."""
+MUON = "muon"
+"""The optimizer of matrices, which a training of all weights can have."""
 UNREAD = {"adafactor": ("adam_beta1", "adam_beta2", "adam_epsilon"), "lion": ("adam_epsilon",)}
 """Settings of Adam that other optimizers, by a part of their names, do not have."""
 EVALUATED = ("eval_loss", "eval_perplexity")
@@ -124,11 +126,13 @@ class TrainingFields(ComputeFields):
         "lion_8bit",
         "paged_lion_32bit",
         "paged_lion_8bit",
+        "muon",
     ] = setting(
         "adamw_torch_fused",
         section="Optim",
         at_resume="optimizer",
-        help="Optimizer, as transformers names it; those of 8 bits, lion and paged ones need bitsandbytes.",
+        help="Optimizer, as transformers names it; those of 8 bits, lion and paged ones need bitsandbytes. muon is"
+        " torch's Muon for the matrices of the layers and AdamW for the rest, where all weights are trained.",
     )
     label_smoothing_factor: float = setting(
         0.0,
@@ -271,14 +275,15 @@ class TrainingFields(ComputeFields):
     per_device_eval_batch_size: int = setting(
         8, section="Evaluation", at_resume="change", ge=1, help="Sequences per forward pass of an evaluation."
     )
-    report_to: list[Literal["tensorboard", "wandb"]] = setting(
+    report_to: list[Literal["tensorboard", "wandb", "mlflow"]] = setting(
         default_factory=list,
         section="Reports",
         at_resume="change",
-        max_length=2,
+        max_length=3,
         help="Also write the numbers of each step and evaluation for these programs: tensorboard reads them from"
         " RUN/stages/STAGE/tensorboard; wandb keeps them in RUN/stages/STAGE/wandb, and sends them only where the"
-        " environment has WANDB_MODE=online.",
+        " environment has WANDB_MODE=online; mlflow keeps them in RUN/stages/STAGE/mlflow, and sends them only where"
+        " the environment has MLFLOW_TRACKING_URI.",
     )
     guards: ModelGuards = setting(
         default_factory=ModelGuards, section="Guards", at_resume="change", help="Checks that stop the attempt."

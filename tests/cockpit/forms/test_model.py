@@ -322,6 +322,15 @@ def test_a_stage_without_its_output_has_the_row_that_sets_it(tmp_path: Path, lin
 
 
 def test_a_kind_of_one_type_has_no_row_for_its_output(tmp_path: Path) -> None:
-    model = FormModel(TUNE.replace('"finetune"', '"dpo"'), tmp_path / "tune.toml")
+    model = FormModel(TEXT, tmp_path / "two.toml")
     assert [row.key for row in model.rows(0, "Stage")] == ["name"]
+
+
+def test_pairs_train_an_adapter_or_all_weights(tmp_path: Path) -> None:
+    model = FormModel(TUNE.replace('"finetune"', '"dpo"'), tmp_path / "tune.toml")
+    assert [row.key for row in model.rows(0, "Stage")] == ["name", "output"]
+    assert {"beta", "loss_type"} <= {row.key for row in model.rows(0, "Preference")}
+    assert model.row(0, "r") is not None
+    model.set(0, "output", "model")
+    assert model.row(0, "r") is None
     assert {"beta", "loss_type"} <= {row.key for row in model.rows(0, "Preference")}

@@ -121,6 +121,38 @@ def test_a_training_of_all_weights_has_no_fields_of_an_adapter(text: str, key: s
     assert "all weights are trained" in outcome(found, key).says
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        LF.replace("lora\n", "full\n") + DPO,
+        "model: a/b\npeft_config: {name: full}\npref_loss: sigmoid\nmodel_class: llm\n",
+        "base_model: a/b\nrl: dpo\n",
+        "model_name_or_path: a/b\ndataset_name: c/d\nbeta: 0.1\n",
+    ],
+)
+def test_a_training_of_all_weights_on_pairs_is_a_dpo_stage_with_a_model(text: str, tmp_path: Path) -> None:
+    found = imported(tmp_path, text)
+    assert not found.missing
+    assert loads(found, tmp_path) == "dpo model"
+
+
+@pytest.mark.parametrize(
+    ("text", "optim"),
+    [
+        (LF.replace("lora\n", "full\n") + "use_muon: true\n", "muon"),
+        (LF.replace("lora\n", "full\n") + "use_muon: true\noptim: adamw_torch\n", "muon"),
+        ("base_model: a/b\noptimizer: muon\n", "muon"),
+        (LF + "use_muon: true\n", None),
+    ],
+)
+def test_muon_is_an_optimizer_of_all_weights(text: str, optim: str | None, tmp_path: Path) -> None:
+    found = imported(tmp_path, text)
+    assert tuned(found).get("optim") == optim
+    if optim is None:
+        assert outcome(found, "use_muon").status == "different"
+    assert loads(found, tmp_path).startswith("finetune")
+
+
 def test_all_weights_of_a_quantized_model_are_a_difference(tmp_path: Path) -> None:
     found = imported(tmp_path, "base_model: a/b\nload_in_4bit: true\n")
     assert outcome(found, "load_in_4bit").status == "different"

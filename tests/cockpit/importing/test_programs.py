@@ -149,17 +149,13 @@ def test_arguments_of_trl_in_yaml_and_in_a_dictionary_mean_the_same(tmp_path: Pa
     [
         ("model_name_or_path: a/b\nstage: kto\nfinetuning_type: lora\n", "stage"),
         ("model_name_or_path: a/b\nstage: sft\nfinetuning_type: freeze\n", "finetuning_type"),
-        ("model_name_or_path: a/b\nstage: dpo\nfinetuning_type: full\n", "finetuning_type"),
         ("model_name_or_path: a/b\nstage: dpo\nfinetuning_type: lora\npref_loss: orpo\n", "pref_loss"),
-        ("model: a/b\npeft_config: {name: full}\npref_loss: sigmoid\n", "peft_config.name"),
         ("base_model: a/b\nadapter: oft\n", "adapter"),
-        ("base_model: a/b\nrl: dpo\n", "adapter"),
         ("base_model: a/b\nadapter: lora\nrl: orpo\n", "rl"),
         (
             "model_name_or_path: a/b\ndataset_name: c/d\nuse_peft: true\nbeta: 0.1\nnum_generations: 8\n",
             "num_generations",
         ),
-        ("model_name_or_path: a/b\ndataset_name: c/d\nbeta: 0.1\n", "use_peft"),
     ],
 )
 def test_a_method_that_recipes_do_not_have_makes_no_recipe(text: str, key: str, tmp_path: Path) -> None:

@@ -91,12 +91,8 @@ QUICK = ("ipo",)
 def test_each_loss_is_the_one_of_its_paper(tmp_path: Path, model: Path, pairs: Path, kind: str) -> None:
     smooth = {"label_smoothing": 0.1} if kind in ("robust", "exo_pair", "aot", "aot_unpaired") else {}
     alone = {"per_device_train_batch_size": 1} if kind.startswith("aot") or kind == "sft" else {}
-    for step, hand in compared(
-        tmp_path,
-        model,
-        pairs,
-        {**DPO, "beta": 0.3, "loss_type": kind, "padding_free": kind != "ipo", **smooth, **alone},
-        3,
-    ):
+    # Adam divides gradients by their size, so a step turns the rounding of small ones into a share of the rate.
+    stage = {**DPO, "beta": 0.3, "loss_type": kind, "padding_free": kind != "ipo", "learning_rate": 1e-3}
+    for step, hand in compared(tmp_path, model, pairs, {**stage, **smooth, **alone}, 3):
         assert step.loss == pytest.approx(hand.loss, rel=1e-6), step.step
         assert step.grad_norm == pytest.approx(hand.grad_norm, rel=1e-6), step.step

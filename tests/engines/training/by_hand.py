@@ -97,9 +97,48 @@ def rate_of(stage: Mapping[str, Any], done: int) -> float:
     return float(peak * 0.5 * (1.0 + math.cos(math.pi * (done - warm) / (total - warm))))
 
 
+class Both:
+    """Muon for the projections (Jordan and others 2024; Liu and others 2025), and AdamW for the rest."""
+
+    def __init__(self, matrices: list[Any], rest: Any, decay: float) -> None:
+        self._matrices = {weight: torch.zeros_like(weight) for weight in matrices}
+        self._rest, self._decay = rest, decay
+        self.param_groups = [{"lr": 0.0}, *rest.param_groups]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        rate = self.param_groups[0]["lr"]
+        for weight, momentum in self._matrices.items():
+            momentum.mul_(0.95).add_(weight.grad, alpha=0.05)
+            update = orthogonal(0.05 * weight.grad + 0.95 * momentum)
+            weight.mul_(1 - rate * self._decay)
+            weight.sub_(update * (rate * 0.2 * math.sqrt(max(weight.shape))))
+        self._rest.step()
+
+    def zero_grad(self) -> None:
+        self._rest.zero_grad()
+        for weight in self._matrices:
+            weight.grad = None
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """Five steps of Newton and Schulz in bfloat16, with the coefficients of Muon's author."""
+    wide = matrix.shape[0] <= matrix.shape[1]
+    found = (matrix if wide else matrix.T).bfloat16()
+    found = found / found.norm()
+    for _ in range(5):
+        square = found @ found.T
+        found = 3.4445 * found + (-4.7750 * square + 2.0315 * square @ square) @ found
+    return (found if wide else found.T).to(matrix.dtype)
+
+
 def optimizer_of(model: Any, stage: Mapping[str, Any]) -> Any:
-    """AdamW; the weights of norms do not decay."""
+    """AdamW; the weights of norms do not decay. Or Muon for the projections, and AdamW for the rest."""
     named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    if stage.get("optim") == "muon":
+        matrices = [weight for name, weight in named if name.endswith("_proj.weight")]
+        rest = torch.nn.ParameterDict({n.replace(".", "/"): w for n, w in named if not n.endswith("_proj.weight")})
+        return Both(matrices, optimizer_of(rest, {**stage, "optim": "adamw_torch"}), stage.get("weight_decay", 0.0))
     decays = [weight for name, weight in named if "norm" not in name]
     others = [weight for name, weight in named if "norm" in name]
     decay = {"params": decays, "weight_decay": stage.get("weight_decay", 0.0)}

@@ -17,7 +17,7 @@ import pytest
 
 from engines.artifacts.checkpoints import scan_attempt
 from recipes.problems import OperatorError
-from recipes.stages.dpo import DpoStage
+from recipes.stages.dpo import DpoModelStage, DpoStage, PreferenceFields
 from recipes.stages.fields import ModelGuards, ModelRetry
 from recipes.stages.finetune import FinetuneFields, FinetuneModelStage, FinetuneStage
 from recipes.stages.pretrain import PretrainStage
@@ -52,6 +52,10 @@ STAGES: dict[str, tuple[type[TrainingFields], dict[str, Any]]] = {
         {**SMALL, "name": "tune", "kind": "finetune", "model": "base", "data": "rows", "output": "model"},
     ),
     "dpo": (DpoStage, {**SMALL, "name": "prefer", "kind": "dpo", "model": "base", "data": "pairs", "r": 2}),
+    "dpo-model": (
+        DpoModelStage,
+        {**SMALL, "name": "prefer", "kind": "dpo", "model": "base", "data": "pairs", "output": "model"},
+    ),
 }  # fmt: skip
 
 
@@ -178,6 +182,10 @@ CHANGES: dict[str, dict[str, Change]] = {
         "columns": Change({"chosen": "good"}, data="objects"),
         "lora_dropout": Change(0.2, {"disable_dropout": False}),
     },
+    "dpo-model": {
+        **TRAINING, **ROWS, **DPO, "eval_max_tokens": Change(1, BATCHES),
+        "columns": Change({"chosen": "good"}, data="objects"),
+    },
 }  # fmt: skip
 WHOLE: dict[str, Change] = {
     "save_total_limit": Change(1, {"save_steps": 1, "max_steps": 2}),
@@ -220,7 +228,7 @@ NESTED = {
 """The keys of tables, and the begin of the name of the test in which a value of each changes what happens."""
 ALWAYS_REMOVED = {"learning_rate", "weight_decay", "target_modules", "beta", "truncation", "sample_prompts"}
 """Fields whose passage the short run removes too."""
-SHARED = set(TrainingFields.model_fields) | set(FinetuneFields.model_fields)
+SHARED = set(TrainingFields.model_fields) | set(FinetuneFields.model_fields) | set(PreferenceFields.model_fields)
 
 
 def _cases() -> list[Any]:
@@ -229,9 +237,10 @@ def _cases() -> list[Any]:
     cases = []
     for kind, changes in CHANGES.items():
         for name in changes:
-            again = name in SHARED and (name, kind == "dpo" and name in ROWS) in seen
-            again = again or (kind == "dpo" and name in ADAPTER)
-            seen |= {(name, kind == "dpo" and name in ROWS)}
+            of_pairs = kind.startswith("dpo")
+            again = name in SHARED and (name, of_pairs and name in ROWS) in seen
+            again = again or (of_pairs and name in ADAPTER)
+            seen |= {(name, of_pairs and name in ROWS)}
             cases.append(pytest.param(kind, name, id=f"{kind}-{name}", marks=[pytest.mark.thorough] if again else []))
     return cases
 
@@ -297,7 +306,7 @@ def _pair(prompt: str) -> dict[str, Any]:
 
 
 def _inputs(kind: str, places: Mapping[str, Mapping[str, Path]], data: str) -> dict[str, Path | str]:
-    names = {"pretrain": "tokens", "dpo": "pairs"}
+    names = {"pretrain": "tokens", "dpo": "pairs", "dpo-model": "pairs"}
     found: dict[str, Path | str] = {}
     if kind != "pretrain":
         found["model"] = places["model"].get(data, places["model"][""])

@@ -99,6 +99,28 @@ def test_wandb_that_is_not_installed_is_a_need_of_the_stage_and_ends_no_training
     assert [event.message for event in of_kind(ctx, Warned) if "report_to — wandb failed" in event.message]
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_mlflow_keeps_a_run_of_each_attempt_on_this_machine_or_where_the_environment_says(
+    own: bool, tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="opt-in: MLflow is not a part of the development environment")
+    ctx = context(tmp_path, {**STAGE, "report_to": ["mlflow"], "max_steps": 2}, {"data": tokens})
+    at = f"sqlite:///{RunDir(ctx.run_root).mlflow(ctx.stage_name) / 'mlflow.db'}"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if not own:
+        at = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", at)
+    assert run_stage(ctx) is not None
+    assert not [event.message for event in of_kind(ctx, Warned) if "mlflow" in event.message]
+    client = mlflow.MlflowClient(at)
+    [run] = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["learning_rate"] == "0.003"
+    for tag, values in _expected(_journal(ctx, 1)).items():
+        found = sorted((point.step, _single(point.value)) for point in client.get_metric_history(run.info.run_id, tag))
+        assert found == values
+
+
 def test_wandb_keeps_a_run_of_each_attempt_on_this_machine(
     tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

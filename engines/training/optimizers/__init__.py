@@ -1,0 +1,1 @@
+"""Optimizers that neither transformers nor bitsandbytes has under a name."""
