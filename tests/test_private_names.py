@@ -23,6 +23,7 @@ NOT_OURS = {
     "_SubParsersAction": "argparse",
     "_AppendAction": "argparse",
     "_n_gpu": "transformers.TrainingArguments",
+    "_models": "accelerate.Accelerator",
     "_save_optimizer_and_scheduler": "transformers.Trainer",
     "_save_rng_state": "transformers.Trainer",
     "_load_rng_state": "transformers.Trainer",
