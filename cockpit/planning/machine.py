@@ -23,7 +23,7 @@ from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError, closest, printable, shown
 from recipes.quantities import size
 from recipes.source import Source
-from recipes.stages.dpo import PreferenceFields
+from recipes.stages.dpo import DpoModelStage
 from recipes.stages.fields import ComputeFields, DeviceFields, StageFields, Strict
 from recipes.stages.finetune import FinetuneFields, FinetuneModelStage
 from recipes.stages.kind import TESTED, backend_of
@@ -354,7 +354,7 @@ def _what(stage: DeviceFields) -> str:
 def _bytes_each(stage: DeviceFields) -> float:
     """Bytes in memory for each parameter: at most what the fields say, so that a fitting stage is never refused."""
     if isinstance(stage, FinetuneModelStage):
-        reference = isinstance(stage, PreferenceFields) and not stage.precompute_ref_log_probs
+        reference = isinstance(stage, DpoModelStage) and not stage.precompute_ref_log_probs
         return (3 if reference else 2) * BYTES_32_BIT + OPTIMIZER_BYTES[stage.optim]
     if getattr(stage, "load_in_4bit", False):
         return BYTES_4_BIT

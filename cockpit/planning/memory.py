@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.stages.dpo import PreferenceFields
+from recipes.stages.dpo import DpoStage, PreferenceFields
 from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage
 from recipes.stages.pretrain import PretrainStage
 from recipes.stages.training import MUON, TrainingFields
@@ -268,7 +268,7 @@ def _layer_bytes(stage: TrainingFields, shape: Shape, *, bf16: bool) -> float:
     kept += len(targets) * stage.r * (BFLOAT16 if bf16 else FLOAT32)
     if stage.load_in_4bit:
         kept += BFLOAT16 * sum(inputs for inputs, _ in shape.linear.values())  # each layer's own copy; measured
-    if stage.lora_dropout and not (isinstance(stage, PreferenceFields) and stage.disable_dropout):
+    if stage.lora_dropout and not (isinstance(stage, DpoStage) and stage.disable_dropout):
         kept += DROPOUT_BYTES * sum(shape.linear[name][0] for name in targets)
     return kept
 
