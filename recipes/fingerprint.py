@@ -113,6 +113,10 @@ ADDED_TO_TABLES: Mapping[str, Mapping[str, Any]] = {
 """The same for keys of tables. A guard of a stage that succeeded has not changed its result."""
 
 
+ADDED_TO_KINDS: Mapping[str, Mapping[str, Any]] = {"evaluate": {"dtype": "auto"}}
+"""The same for fields of one kind, whose names other kinds have had before."""
+
+
 def fingerprint(stage: Mapping[str, Any], parent_hashes: Iterable[str]) -> str:
     """SHA-256 (hex) of a stage's kind, its resolved fields and its inputs.
 
@@ -123,15 +127,16 @@ def fingerprint(stage: Mapping[str, Any], parent_hashes: Iterable[str]) -> str:
     fields = {
         key: _as_before(key, value)
         for key, value in stage.items()
-        if key not in LEFT_OUT and not _is_as_before(key, value)
+        if key not in LEFT_OUT and not _is_as_before(str(stage.get("kind")), key, value)
     }
     content = {"format": FORMAT, "stage": fields, "inputs": list(parent_hashes)}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _is_as_before(key: str, value: Any) -> bool:
-    return key in ADDED_LATER and value == ADDED_LATER[key]
+def _is_as_before(kind: str, key: str, value: Any) -> bool:
+    added = {**ADDED_LATER, **ADDED_TO_KINDS.get(kind, {})}
+    return key in added and value == added[key]
 
 
 def _as_before(key: str, value: Any) -> Any:

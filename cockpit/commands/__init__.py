@@ -23,7 +23,7 @@ PURPOSES = {
     "export": "write GGUF files of a model and compare them with it, as a new run",
     "quantize": "quantize a GGUF file immediately; for a model folder, start an export run",
     "parity": "compare GGUF files with their source model, in llama.cpp and in other runtimes",
-    "evaluate": "ask a model the tasks of a test file, judge the answers, and compare with a baseline",
+    "evaluate": "measure loss on data, or ask the tasks of a test file and judge the answers",
     "metrics": "write the curves of a run as CSV, SVG or PNG",
     "note": "write a line about a run, which every list shows",
     "mv": "rename a run; what refers to it still finds it",

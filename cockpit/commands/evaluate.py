@@ -1,4 +1,4 @@
-"""`cockpit evaluate`: ask a model the tasks of a test file, judge the answers, compare with a baseline.
+"""`cockpit evaluate`: loss on data, and the tasks of a test file, judged and compared with a baseline.
 
 A child process does the work. Answers are kept as they come: the same command continues after an interruption.
 """
@@ -26,6 +26,10 @@ from recipes.problems import OperatorError, printable
 from recipes.stages.kind import TRAIN
 
 DEFAULT_LIMIT = 256
+DEFAULT_LENGTH = 512
+DEFAULT_TOKENS = 200_000
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+_SHOWN_DIFFERENCES = 10
 _TITLES = ("", "success", "95 % interval", "rows", "p50", "p95", "first token", "tokens", "ended")
 
 
@@ -38,14 +42,19 @@ def declare(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--test-data",
-        required=True,
         metavar="FILE",
         help="test rows with checks: JSON Lines or a list; or general, for the questions that Cockpit ships",
     )
+    parser.add_argument("--data", metavar="DATA", help="rows, texts or tokens for loss and perplexity")
     parser.add_argument(
         "--output", required=True, metavar="FILE", help="results to write; the answers are kept beside it"
     )
     parser.add_argument("--baseline", metavar="FILE", help="results of another model on the same rows, to compare with")
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="with --baseline: where answers first differ, and the gap between the logits of the two tokens",
+    )
     parser.add_argument("--adapter", metavar="FILE", help="a GGUF adapter over a GGUF file")
     parser.add_argument(
         "--check",
@@ -67,12 +76,42 @@ def declare(parser: CommandParser) -> None:
     parser.add_argument(
         "--batch", type=_count, default=1, metavar="N", help="prompts a folder answers together (default: 1)"
     )
+    parser.add_argument(
+        "--max-length",
+        type=_count,
+        default=DEFAULT_LENGTH,
+        metavar="N",
+        help=f"for --data: tokens of the longest row; longer ones are left out and counted (default: {DEFAULT_LENGTH})",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=_many,
+        default=DEFAULT_TOKENS,
+        metavar="N",
+        help=f"for --data: stop after so many scored tokens (default: {DEFAULT_TOKENS})",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="FOLDER",
+        help="for --data with a GGUF file: the model folder that it was made from (default: the file's vocabulary)",
+    )
     parser.add_argument("--chat-template", metavar="FILE", help="a chat template (default: the model's own)")
     parser.add_argument("--plain", action="store_true", help="prompts are texts to continue, without a chat template")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default=DTYPES[0],
+        help="type of a folder's weights (default: auto, the one that its files have)",
+    )
+    parser.add_argument(
+        "--load-in-4bit",
+        action="store_true",
+        help="load the base model of an adapter in 4 bits, as its training did (default: its own type)",
+    )
     parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: all physical cores)")
     add_json(parser)
     parser.exit_codes = {
-        ExitCode.DONE: "every row was asked and judged, whatever the result",
+        ExitCode.DONE: "every row was scored, or asked and judged, whatever the result",
         ExitCode.FAILED: "the model or a file failed; kept answers stay",
         ExitCode.MISTAKE: "wrong usage, or rows that cannot be used; nothing was asked",
     }
@@ -85,6 +124,10 @@ def declare(parser: CommandParser) -> None:
             "cockpit evaluate m-Q4_K_M.gguf --test-data gsm.jsonl --check number --baseline base.json --output q4.json",
             "Evaluate a GGUF file and compare it with those results.",
         ),
+        (
+            "cockpit evaluate m-Q4_K_M.gguf --data val.jsonl --tokenizer ./model --output q4.json",
+            "Its loss and perplexity on the rows that the folder is evaluated on.",
+        ),
     )
 
 
@@ -93,6 +136,10 @@ def run(args: argparse.Namespace) -> ExitCode:
     output = Path(args.output).expanduser().absolute()
     if not output.parent.is_dir():
         raise OperatorError(f"--output — no folder {printable(str(output.parent), 400)}", "make it first")
+    if not (args.test_data or args.data):
+        raise OperatorError("nothing to evaluate on", "give --test-data for answers, --data for loss, or both")
+    if args.explain and not (args.baseline and args.test_data):
+        raise OperatorError("--explain — compares answers; got no --baseline or no --test-data", "give both")
     job = {
         "model": _model(args),
         "adapter": _file(args.adapter, "--adapter"),
@@ -106,6 +153,13 @@ def run(args: argparse.Namespace) -> ExitCode:
         "threads": args.threads,
         "chat_template": _file(args.chat_template, "--chat-template"),
         "plain": args.plain,
+        "dtype": args.dtype,
+        "data": _place(args.data, "--data"),
+        "tokenizer": _place(args.tokenizer, "--tokenizer"),
+        "max_length": args.max_length,
+        "max_tokens": args.max_tokens,
+        "explain": args.explain,
+        "load_in_4bit": args.load_in_4bit,
     }
     live = sys.stderr.isatty() and not args.json
     needs = (*TRAIN, "xllamacpp") if str(job["model"]).endswith(".gguf") else TRAIN
@@ -137,11 +191,21 @@ def _file(given: str | None, option: str) -> str | None:
     return str(path)
 
 
-def _tests(given: str) -> str | None:
+def _tests(given: str | None) -> str | None:
     """The test file; a file of the general set's name comes first."""
     if given == GENERAL and not Path(given).is_file():
         return str(general_set())
     return _file(given, "--test-data")
+
+
+def _place(given: str | None, option: str) -> str | None:
+    """The path of a file or a folder."""
+    if given is None:
+        return None
+    path = Path(given).expanduser().absolute()
+    if not path.exists():
+        raise OperatorError(f"{option} — no file or folder {printable(str(path), 400)}")
+    return str(path)
 
 
 def _command(given: str | None) -> list[str]:
@@ -152,8 +216,16 @@ def _command(given: str | None) -> list[str]:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 1000000; got {text!r}")
+    return _whole(text, 1_000_000)
+
+
+def _many(text: str) -> int:
+    return _whole(text, 1_000_000_000)
+
+
+def _whole(text: str, most: int) -> int:
+    if not text.isdecimal() or len(text) > 10 or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {most}; got {text!r:.40}")
     return int(text)
 
 
@@ -165,8 +237,8 @@ def _show(line: dict[str, Any], *, live: bool, as_json: bool) -> None:
             say(f"warning: {safe_text(text, 400)}", clear=live)
         case {"phase": phase} if not as_json:
             say(safe_text(phase, 200), end="" if live else "\n", clear=live)
-        case {"progress": {"done": done, "total": total}} if live:
-            say(f"{done} of {total} answers", end="", clear=True)
+        case {"progress": {"done": done, "total": total, "unit": unit}} if live:
+            say(f"{done} of {total} {unit}", end="", clear=True)
         case {"result": result}:
             say("", end="", clear=live)
             if as_json:
@@ -177,12 +249,26 @@ def _show(line: dict[str, Any], *, live: bool, as_json: bool) -> None:
 
 def _lines(result: dict[str, Any]) -> list[str]:
     metrics = result["metrics"]
-    lines = text_table(_TITLES, [_row(result)], right=range(1, 9))
+    lines = []
+    if "loss" in metrics:
+        lines += [
+            f"loss {fmt.loss(float(metrics['loss']))}, perplexity {fmt.loss(float(metrics['perplexity']))} on "
+            f"{fmt.whole(metrics['scored_tokens'])} tokens: {safe_text(result['protocol']['loss'], 300)}"
+        ]
+    if result["tests"] is None:
+        return lines
+    lines += (
+        ["", *text_table(_TITLES, [_row(result)], right=range(1, 9))]
+        if lines
+        else text_table(_TITLES, [_row(result)], right=range(1, 9))
+    )
     unjudged = int(metrics["unjudged_rows"])
     if unjudged:
         lines += ["", f"{unjudged} rows have no verdict, because a check itself failed; they do not count as passed"]
     if result["comparison"] is not None:
         lines += ["", *_compared(result["comparison"])]
+    if result["differences"] is not None:
+        lines += ["", *_explained(result["differences"])]
     for name, rows in result["shown"].items():
         if rows:
             lines += ["", f"{name}: {result['counts'][name]} rows"]
@@ -211,7 +297,30 @@ def _compared(found: dict[str, Any]) -> list[str]:
         f"{quantities.points(found['difference'])} points (95 %: {ends}), p = {fmt.number(found['p_value'], 2)}",
         f"won {len(found['won'])}, lost {len(found['lost'])}",
     ]
+    if found["same_answers"] is not None:
+        lines.append(f"the same answer to {fmt.percent(found['same_answers'], 1)} of the rows")
     apart = found["only_model"] + found["only_baseline"]
     if apart:
-        lines.append(f"warning: {apart} rows are only in one of the two and are not compared")
+        named = ", ".join(safe_text(where.rpartition("/")[2], 60) for where in found["unpaired"])
+        lines.append(
+            f"warning: {apart} rows are only in one of the two, not compared ({found['only_model']} of the model,"
+            f" {found['only_baseline']} of the baseline): {named}"
+        )
+    if found["other_expected"]:
+        lines.append(f"warning: {found['other_expected']} of them have the same prompt and another expected answer")
+    return lines
+
+
+def _explained(differences: list[dict[str, Any]]) -> list[str]:
+    """Where answers first differ from the baseline's."""
+    gaps = sorted(one["gap"] for one in differences if one["gap"] is not None)
+    lines = [f"{len(differences)} answers have other tokens than the baseline's"]
+    if gaps:
+        middle, largest = fmt.number(gaps[len(gaps) // 2], 2), fmt.number(gaps[-1], 2)
+        lines[0] += f"; the two logits at the first difference are {middle} apart in the median, at most {largest}"
+    shown = sorted(differences, key=lambda one: -(one["gap"] or 0))[:_SHOWN_DIFFERENCES]
+    for one in shown:
+        gap = "the shorter one reached its end" if one["gap"] is None else f"gap {fmt.number(one['gap'], 3)}"
+        tokens = " | ".join(repr(safe_text(one[side], 40)) for side in ("model", "baseline"))
+        lines.append(f"  {safe_text(one['name'], 60)}  token {one['at']}: {tokens}  {gap}")
     return lines

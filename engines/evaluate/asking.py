@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engines.judging.answers import AnswerFile, Kept
 from engines.judging.task import Task
 
@@ -39,6 +42,14 @@ class Answerer(Protocol):
 
     def answer(self, tasks: Sequence[tuple[Task, list[int]]], waiting: Waiting) -> list[Kept]:
         """Answers to tasks with the ids of their prompts, together."""
+        ...
+
+    def after(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits of the token after so many, float32 [vocabulary]."""
+        ...
+
+    def text(self, token: int) -> str:
+        """The text of a token, control tokens by their names."""
         ...
 
     def measured(self) -> dict[str, float]:

@@ -11,11 +11,13 @@ from engines.chat.rendering import Waiting
 from engines.data.door import DataSource, ReadCounts, read_rows
 from engines.data.encoders import WHOLE_FILE, same_tokenizer
 from engines.data.shards import TokenShard, is_tokens_folder
+from engines.evaluate.four_bits import precision_of
 from engines.evaluate.model import LoadedModel
 from engines.files import file_sha256
 from engines.forward.arrangement import PADDED, arrange
 from engines.labels.row import LabelCounts, LabelRules
 from engines.labels.stage_rows import Warnings, examples_of, protocol_of
+from engines.labels.vocabulary import TokenizerView
 from engines.training.fitting import Fitting
 from engines.training.loss import Batches, answer_batches, token_weighted_loss, window_batches
 from recipes.problems import OperatorError
@@ -34,9 +36,10 @@ class Score:
 
 
 def make_batches(
-    loaded: LoadedModel,
+    view: TokenizerView,
     data: DataSource,
     *,
+    check_tokens: Callable[[TokenShard], None],
     split: str,
     rules: LabelRules,
     batch_size: int,
@@ -49,8 +52,9 @@ def make_batches(
     """Batches of one split: answers of messages, or windows of tokens.
 
     Args:
-        loaded: the model and its tokenizer.
+        view: the model's tokenizer.
         data: rows, or a folder of tokens.
+        check_tokens: refuses tokens that another tokenizer encoded.
         split: train, val or test.
         rules: how rows are labelled.
         batch_size: rows or windows per batch.
@@ -66,13 +70,13 @@ def make_batches(
     """
     if is_tokens_folder(data.place):
         shard = TokenShard(data.place, split)
-        check_tokenizer(loaded, shard)
+        check_tokens(shard)
         batches = window_batches(shard, rules.max_length, batch_size, max_tokens=max_tokens)
     else:
         labels, warnings = LabelCounts(), Warnings(rules)
         rows = examples_of(
             read_rows(data, split, counts or ReadCounts()),
-            loaded.view,
+            view,
             rules,
             labels,
             skip_refused=skip_refused,
@@ -143,7 +147,7 @@ def score(
 
 def _precision(model: Any) -> str:
     """What a protocol says about weights that are narrower than those of an evaluation during training."""
-    kind = str(next(model.parameters()).dtype).removeprefix("torch.")
+    kind = precision_of(model)
     return "" if kind == "float32" else f", {kind} weights"
 
 

@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG
 from engines.evaluate.answers import end_ids
 from engines.evaluate.asking import Waiting
+from engines.evaluate.four_bits import precision_of
 from engines.evaluate.model import LoadedModel
 from engines.judging.answers import Kept
 from engines.judging.task import Task
@@ -85,9 +88,10 @@ class FolderAnswers:
         self.identity: Mapping[str, Any] = {
             "model": sha256,
             "runtime": "transformers",
-            "dtype": str(weights.dtype).removeprefix("torch."),
+            "dtype": precision_of(model),
             "device": weights.device.type,
             "template": shown,
+            "moment": moment,
             "sampling": "greedy",
             "max_new_tokens": limit,
             "batch_size": batch_size,
@@ -158,7 +162,20 @@ class FolderAnswers:
             first_token_s=times[0] - started_s,
             latency_s=times[count - 1] - started_s,
             batch=batch,
+            ids=new[:count],
         )
+
+    @torch.no_grad()
+    def after(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits of the token after a sequence, float32 [vocabulary], computed without a cache of earlier tokens."""
+        given = torch.tensor([list(ids)], device=self._loaded.model.device)
+        logits: torch.Tensor = self._loaded.model(given, use_cache=False).logits[0, -1]
+        found: NDArray[np.float32] = logits.float().cpu().numpy()
+        return found
+
+    def text(self, token: int) -> str:
+        """The text of a token, control tokens by their names."""
+        return str(self._loaded.tokenizer.decode([token]))
 
     def measured(self) -> dict[str, float]:
         """Peak memory of this process and of its accelerators, and the size of the weights' files."""

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engines.chat.rendering import Chat, render_each
 from engines.evaluate.asking import Waiting
 from engines.judging.answers import Kept
@@ -73,6 +76,7 @@ class GgufAnswers:
             "library": {key: value for key, value in vocabulary.library.items() if key != "path"},
             "cache": vocabulary.cache_type,
             "template": shown,
+            "moment": moment,
             "sampling": "greedy",
             "max_new_tokens": limit,
         }
@@ -123,7 +127,18 @@ class GgufAnswers:
             tokens=len(made.ids),
             first_token_s=made.prompt_s,
             latency_s=made.prompt_s + made.generation_s,
+            ids=made.ids,
         )
+
+    def after(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits of the token after a sequence, float32 [vocabulary]."""
+        assert self._llama is not None
+        return self._llama.last_logits(ids)
+
+    def text(self, token: int) -> str:
+        """The text of a token, control tokens by their names."""
+        assert self._llama is not None
+        return self._llama.text([token], special=True)
 
     def measured(self) -> dict[str, float]:
         """Largest resident memory of llama.cpp's process after an answer, mapped weights included, and the size of the

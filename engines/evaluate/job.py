@@ -1,22 +1,27 @@
-"""`python -m engines.evaluate.job JOB`: asks one model the tasks of a test file, and writes a results file.
+"""`python -m engines.evaluate.job JOB`: scores one model on data, asks it the tasks of a test file, writes results.
 
 JOB is JSON; see `Job`. Each line of the output is a JSON object: `{"phase"}`, `{"warning"}`, `{"progress": {"done",
-"total"}}`, at the end `{"result"}` (the results file without its rows that did not change), or `{"error", "hint"}`.
+"total", "unit"}}`, at the end `{"result"}` (the results file without its rows that did not change), or `{"error",
+"hint"}`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from engines.evaluate.evaluate import Score
+from engines.evaluate.loss_job import LossData, LossFile, loss_of_file, loss_of_folder, metrics_of
 from engines.evaluate.results import Evaluation, evaluate_tasks, write_results
-from engines.evaluate.target import Manner, open_target
+from engines.evaluate.target import Manner, Target, open_target
 from engines.files import read_regular_text
+from engines.judging.answers import kept_moment
 from engines.judging.checks import Judges
-from engines.judging.compare import read_baseline
+from engines.judging.compare import Baseline, read_baseline
+from engines.judging.task import Task
 from engines.judging.test_file import read_tests
 from engines.llama.job_lines import Send, run_job
 from engines.stage_file import present_moment
@@ -34,7 +39,7 @@ class Job:
     Attributes:
         model: a folder, a GGUF file or a hub id.
         adapter: a GGUF adapter over a GGUF file.
-        tests: the test file.
+        tests: the test file; None without tests.
         output: the results file to write; the answers are kept beside it.
         baseline: a results file to compare with.
         checks: checks of rows that name none.
@@ -44,11 +49,18 @@ class Job:
         threads: CPU threads; None for those that torch finds.
         chat_template: a file with a chat template.
         plain: prompts are texts to continue.
+        load_in_4bit: load the base model of an adapter in 4 bits, as its training did.
+        data: rows, texts or tokens for loss and perplexity; None without them.
+        tokenizer: the folder of the model from which a GGUF file was made.
+        max_length: tokens of the longest row of `data`.
+        max_tokens: scored tokens after which no more rows are taken.
+        explain: say where answers first differ from the baseline's, and how close the two tokens were.
+        dtype: type of the weights of a folder; auto for the one that its files have.
     """
 
     model: str
     adapter: str | None
-    tests: str
+    tests: str | None
     output: str
     baseline: str | None
     checks: list[str]
@@ -58,6 +70,13 @@ class Job:
     threads: int | None
     chat_template: str | None
     plain: bool
+    dtype: str = "auto"
+    load_in_4bit: bool = False
+    explain: bool = False
+    data: str | None = None
+    tokenizer: str | None = None
+    max_length: int = 512
+    max_tokens: int = 200_000
 
 
 def answers_beside(output: Path) -> Path:
@@ -76,37 +95,87 @@ def evaluate(job: Job, send: Send) -> dict[str, Any]:
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     judges = Judges(command=job.command)
-    tests, output = Path(job.tests), Path(job.output)
+    output, tests = Path(job.output), Path(job.tests) if job.tests else None
     try:
-        tasks = read_tests(tests, job.checks, judges)
+        tasks = read_tests(tests, job.checks, judges) if tests else []
         baseline = read_baseline(Path(job.baseline)) if job.baseline else None
+        moment = kept_moment(answers_beside(output)) or (baseline.moment if baseline else "") or present_moment()
         manner = Manner(
             limit=job.limit,
             batch_size=job.batch_size,
             threads=torch.get_num_threads(),
             template=_template(job.chat_template),
             plain=job.plain,
-            moment=present_moment(),
+            moment=moment,
         )
-        adapter = Path(job.adapter) if job.adapter else None
         send({"phase": "loading"})
-        answerer, close = open_target(job.model, adapter, manner, lambda text: send({"warning": text}))
-        try:
-            send({"phase": "answering"})
-            done = evaluate_tasks(
-                answerer,
-                tasks,
-                judges,
-                answers_beside(output),
-                baseline=baseline,
-                progress=lambda done, total: send({"progress": {"done": done, "total": total}}),
-            )
-        finally:
-            close()
+        adapter = Path(job.adapter) if job.adapter else None
+        target = open_target(
+            job.model,
+            adapter,
+            lambda text: send({"warning": text}),
+            dtype=job.dtype,
+            load_in_4bit=job.load_in_4bit,
+        )
+        found = _scored(job, target, manner, send) if job.data else None
+        done = _answered(job, target, manner, tasks, judges, baseline, send) if tasks else Evaluation([], {}, {})
     finally:
         judges.close()
+    if found is not None:
+        protocol = {**(done.protocol or target.identity()), "loss": found.protocol}
+        done = replace(done, metrics={**metrics_of(found), **done.metrics}, protocol=protocol)
     written = write_results(output, done, model=job.model, tests=tests)
     return {**{key: value for key, value in written.items() if key != "rows"}, **_shown(done)}
+
+
+def _scored(job: Job, target: Target, manner: Manner, send: Send) -> Score:
+    """Loss and perplexity on `data`."""
+    send({"phase": "scoring"})
+    assert job.data is not None
+    data = LossData(
+        place=Path(job.data),
+        max_length=job.max_length,
+        max_tokens=job.max_tokens,
+        batch_size=job.batch_size,
+        template=manner.template,
+        moment=manner.moment,
+    )
+
+    def warn(text: str) -> None:
+        send({"warning": text})
+
+    def progress(done: int, total: int) -> None:
+        send({"progress": {"done": done, "total": total, "unit": "tokens"}})
+
+    if target.loaded is not None:
+        return loss_of_folder(target.loaded, data, warn, progress)
+    tokenizer = Path(job.tokenizer) if job.tokenizer else None
+    return loss_of_file(LossFile(target.place, target.adapter, tokenizer, manner.threads), data, warn, progress)
+
+
+def _answered(
+    job: Job,
+    target: Target,
+    manner: Manner,
+    tasks: list[Task],
+    judges: Judges,
+    baseline: Baseline | None,
+    send: Send,
+) -> Evaluation:
+    answerer, close = target.answerer(manner)
+    try:
+        send({"phase": "answering"})
+        return evaluate_tasks(
+            answerer,
+            tasks,
+            judges,
+            answers_beside(Path(job.output)),
+            baseline=baseline,
+            explain=job.explain,
+            progress=lambda done, total: send({"progress": {"done": done, "total": total, "unit": "answers"}}),
+        )
+    finally:
+        close()
 
 
 def _shown(done: Evaluation) -> dict[str, Any]:

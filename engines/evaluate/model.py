@@ -16,12 +16,14 @@ from engines.artifacts.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BA
 from engines.artifacts.generation_config import end_ids, read_generation_config
 from engines.artifacts.manifest import MANIFEST, manifest_sha256
 from engines.data.tokenizer_class import check_tokenizer_class
+from engines.evaluate.four_bits import keep_layout, quantization_as_trained
+from engines.exhausted_memory import exhausted_memory
 from engines.files import refuse_special_files
 from engines.json_text import read_object
 from engines.labels.vocabulary import Vocabulary, view_of
 from engines.run_dir import place_now
 from engines.training.inputs import cached_folder, refuse_missing_weights
-from recipes.problems import OperatorError
+from recipes.problems import OperatorError, printable
 
 Warn = Callable[[str], None]
 
@@ -43,22 +45,27 @@ class LoadedModel:
         return view_of(self.tokenizer)
 
 
-def load_model(path: Path | None, name: str, warn: Warn = lambda _text: None) -> LoadedModel:
+def load_model(
+    path: Path | None, name: str, warn: Warn = lambda _text: None, *, dtype: str = "auto", load_in_4bit: bool = False
+) -> LoadedModel:
     """Load a model or an adapter.
 
     Args:
         path: a model folder or an adapter folder; None for a hub id.
         name: the hub id, used without a folder.
         warn: takes what the operator should know.
+        dtype: type of the weights: float32, bfloat16 or float16; auto for the one that the files have.
+        load_in_4bit: load the base model of an adapter in 4 bits, as its training did.
 
     Raises:
         OperatorError: it is not cached, not a model, or an adapter whose base model is missing or has changed; or its
             tokenizer gives text other ids than its tokenizer.json.
     """
     folder = path or cached_folder(name)
+    quantization = quantization_as_trained(folder) if load_in_4bit else None
     if is_adapter(folder):
-        return _load_adapter(folder, warn)
-    return _finished(_pretrained(folder), _tokenizer(folder, warn), (folder,))
+        return _load_adapter(folder, warn, dtype, quantization)
+    return _finished(_pretrained(folder, dtype), load_tokenizer(folder, warn), (folder,))
 
 
 def base_of(adapter: Path) -> Path:
@@ -94,19 +101,19 @@ def base_of(adapter: Path) -> Path:
     return path
 
 
-def _load_adapter(path: Path, warn: Warn) -> LoadedModel:
+def _load_adapter(path: Path, warn: Warn, dtype: str, quantization: Any) -> LoadedModel:
     from peft import PeftModel  # takes seconds to import; a model without an adapter does not need it
 
     base = base_of(path)
     refuse_special_files(path)
-    whole = _pretrained(base)
+    whole = _pretrained(base, dtype, quantization)
     rows = _embedding_rows(path)
     if rows > whole.get_input_embeddings().weight.shape[0]:
         whole.resize_token_embeddings(rows, mean_resizing=False)
     model = PeftModel.from_pretrained(whole, path)
     _add_ends(model, path)
     tokenizer_folder = path if (path / "tokenizer_config.json").is_file() else base
-    return _finished(model, _tokenizer(tokenizer_folder, warn), (path, base))
+    return _finished(model, load_tokenizer(tokenizer_folder, warn), (path, base))
 
 
 def _embedding_rows(adapter: Path) -> int:
@@ -127,21 +134,38 @@ def _add_ends(model: Any, adapter: Path) -> None:
         model.generation_config.eos_token_id = ends
 
 
-def _pretrained(folder: Path) -> Any:
+def _pretrained(folder: Path, dtype: str, quantization: Any = None) -> Any:
     from transformers import AutoModelForCausalLM
 
     refuse_special_files(folder)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype="auto", output_loading_info=True
+            folder,
+            local_files_only=True,
+            dtype=dtype,
+            output_loading_info=True,
+            **({} if quantization is None else {"quantization_config": quantization}),
         )
     except (OSError, ValueError) as error:
         raise _not_loaded(folder, "model", error) from error
+    except (ImportError, RuntimeError, NotImplementedError) as error:
+        if quantization is None or exhausted_memory(error):
+            raise
+        raise OperatorError(
+            f"load_in_4bit — bitsandbytes cannot quantize {folder} here: {printable(str(error), 300)}",
+            "install a bitsandbytes that supports this machine (pip install bitsandbytes), or leave it out",
+        ) from error
+    keep_layout(model)
     refuse_missing_weights(folder, found["missing_keys"])
     return model
 
 
-def _tokenizer(folder: Path, warn: Warn) -> Any:
+def load_tokenizer(folder: Path, warn: Warn) -> Any:
+    """The tokenizer of a folder.
+
+    Raises:
+        OperatorError: it cannot be loaded, or gives text other ids than its tokenizer.json.
+    """
     from transformers import AutoTokenizer
 
     refuse_special_files(folder)

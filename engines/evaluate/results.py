@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engines.evaluate.asking import Answerer, Progress, Waiting, ask
+from engines.evaluate.differences import explained
 from engines.files import file_sha256, write_text
 from engines.judging.checks import Judges
-from engines.judging.compare import Comparison, compare
+from engines.judging.compare import Baseline, Comparison, Row, compare
 from engines.judging.task import Task
 from engines.judging.totals import Judged, judged, totals
 
@@ -27,16 +29,29 @@ class Evaluation:
         metrics: by name.
         protocol: how the model was asked.
         comparison: with a baseline; None without one.
+        differences: where answers first differ from the baseline's; None where it was not requested.
     """
 
     rows: list[Judged]
     metrics: dict[str, float]
     protocol: Mapping[str, Any]
     comparison: Comparison | None = None
+    differences: list[dict[str, Any]] | None = None
 
-    def passed(self) -> dict[str, bool]:
-        """Which tasks passed, by their keys."""
-        return {row.task.key: row.passed for row in self.rows}
+    def compared(self) -> list[Row]:
+        """The rows as a comparison needs them."""
+        return [
+            Row(
+                row.task.key,
+                row.task.expected,
+                row.passed,
+                row.task.name or row.task.where,
+                row.kept.answer,
+                tuple(row.kept.ids),
+                None if row.kept.problem else row.kept.latency_s,
+            )
+            for row in self.rows
+        ]
 
 
 def evaluate_tasks(
@@ -45,7 +60,8 @@ def evaluate_tasks(
     judges: Judges,
     answers: Path,
     *,
-    baseline: Mapping[str, bool] | None = None,
+    baseline: Baseline | None = None,
+    explain: bool = False,
     progress: Progress = lambda _done, _all: None,
     waiting: Waiting = lambda: None,
 ) -> Evaluation:
@@ -63,23 +79,19 @@ def evaluate_tasks(
     found = Evaluation(rows, metrics, answerer.identity)
     if baseline is None:
         return found
-    comparison = compare(found.passed(), baseline)
-    more = {
-        "baseline_success": comparison.baseline_success,
-        "difference": comparison.difference,
-        "difference_low": comparison.difference_low,
-        "difference_high": comparison.difference_high,
-        "p_value": comparison.p_value,
-        "won_rows": float(len(comparison.won)),
-        "lost_rows": float(len(comparison.lost)),
-        "forgetting": -comparison.difference,
-        "forgetting_low": -comparison.difference_high,
-        "forgetting_high": -comparison.difference_low,
-    }
-    return Evaluation(rows, {**metrics, **more}, answerer.identity, comparison)
+    comparison = compare(found.compared(), baseline.rows)
+    differences = explained(answerer, rows, baseline.rows, progress, waiting) if explain else None
+    return Evaluation(rows, {**metrics, **comparison.metrics()}, answerer.identity, comparison, differences)
 
 
-def write_results(file: Path, evaluation: Evaluation, *, model: str, tests: Path) -> dict[str, Any]:
+def named(value: float) -> float | str:
+    """A finite number, or the journal's string for a non-finite one."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def write_results(file: Path, evaluation: Evaluation, *, model: str, tests: Path | None) -> dict[str, Any]:
     """Write the results file, whole; returns what stands in it.
 
     Raises:
@@ -88,10 +100,13 @@ def write_results(file: Path, evaluation: Evaluation, *, model: str, tests: Path
     results = {
         "format": FORMAT,
         "model": model,
-        "tests": {"path": str(tests), "sha256": file_sha256(tests), "rows": len(evaluation.rows)},
+        "tests": None
+        if tests is None
+        else {"path": str(tests), "sha256": file_sha256(tests), "rows": len(evaluation.rows)},
         "protocol": dict(evaluation.protocol),
-        "metrics": evaluation.metrics,
+        "metrics": {name: named(value) for name, value in evaluation.metrics.items()},
         "comparison": None if evaluation.comparison is None else evaluation.comparison.record(),
+        "differences": evaluation.differences,
         "rows": [row.record() for row in evaluation.rows],
     }
     write_text(file, json.dumps(results, indent=1, allow_nan=False) + "\n")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
+import os
 import time
+from collections.abc import Mapping
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -12,14 +14,18 @@ from engines.context import Artifact, StageContext, StageResult
 from engines.data.door import DataSource, ReadCounts, read_conversations, source_of_stage
 from engines.data.shards import is_tokens_folder
 from engines.evaluate.answers import Answer, answer, choose_questions
-from engines.evaluate.evaluate import Score, make_batches, score
+from engines.evaluate.evaluate import Score, check_tokenizer, make_batches, score
+from engines.evaluate.gguf_files import gguf_files
+from engines.evaluate.gguf_loss import score_gguf
 from engines.evaluate.model import LoadedModel, load_model
+from engines.evaluate.results import named
 from engines.evaluate.stage_tests import run_tests
 from engines.events import Evaluated, SampledText
 from engines.inputs.data_place import UNSPLIT
 from engines.labels.row import LabelRules
 from engines.labels.stage_rows import rules_of, skips_refused
 from engines.training.devices import report_devices, used_devices
+from engines.training.loss import Batches
 from recipes.problems import OperatorError
 from recipes.stages.evaluate import EvaluateStage
 
@@ -39,14 +45,17 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
         )
     ctx.phase("loading")
     given = ctx.inputs["model"]
-    loaded = load_model(given.path, given.name, ctx.warn_of("model"))
+    loaded = load_model(
+        given.path, given.name, ctx.warn_of("model"), dtype=stage.dtype, load_in_4bit=stage.load_in_4bit
+    )
     report_devices(ctx, (parameter.device for parameter in loaded.model.parameters()))
     ctx.phase("tokenizing")
     counts = ReadCounts()
     rules = rules_of(stage, stage.max_length, ctx.first_start)
     batches = make_batches(
-        loaded,
+        loaded.view,
         data,
+        check_tokens=partial(check_tokenizer, loaded),
         split=split,
         rules=rules,
         batch_size=stage.per_device_eval_batch_size,
@@ -63,8 +72,9 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
     scored = score(loaded, batches, lambda tokens: ctx.progress(tokens, batches.scored_tokens, "tokens"), ctx.warn)
     seconds = time.monotonic() - began_s
     _emit(ctx, scored)
+    of_files = _score_files(ctx, loaded, batches)
     answers = _answers(ctx, loaded, data, split, rules)
-    _write_report(ctx, scored, answers, split, computed_on(loaded.model))
+    _write_report(ctx, scored, answers, split, computed_on(loaded.model), of_files)
     metrics = {
         "loss": scored.loss,
         "perplexity": scored.perplexity,
@@ -75,6 +85,8 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
         labelled = {name: float(value) for name, value in scored.counts.items()}
         read = {"truncated": labelled["truncated_rows"], "skipped_rows": float(counts.refused)}
         metrics = {**labelled, **read, **metrics}
+    for kind, found in of_files.items():
+        metrics |= {f"loss.{kind}": found.loss, f"perplexity.{kind}": found.perplexity}
     artifacts = [Artifact(ctx.stage_name, "report", "report.json")]
     if not stage.has_tests:
         return StageResult(metrics, artifacts)
@@ -95,6 +107,22 @@ def _emit(ctx: StageContext[EvaluateStage], scored: Score) -> None:
             metrics={name: float(value) for name, value in scored.counts.items()},
         )
     )
+
+
+def _score_files(ctx: StageContext[EvaluateStage], loaded: LoadedModel, batches: Batches) -> dict[str, Score]:
+    """The score of each GGUF file on the same rows, by its file type."""
+    found = {}
+    for kind, file in gguf_files(ctx):
+        ctx.phase(f"scoring {kind}")
+        found[kind] = score_gguf(
+            file,
+            batches,
+            threads=ctx.stage.threads or len(os.sched_getaffinity(0)),
+            name_of=loaded.tokenizer.convert_ids_to_tokens,
+            on_progress=lambda tokens: ctx.progress(tokens, batches.scored_tokens, "tokens"),
+            waiting=ctx.check_stop,
+        )
+    return found
 
 
 def _answers(
@@ -132,17 +160,26 @@ def computed_on(model: Any) -> dict[str, str]:
 
 
 def _write_report(
-    ctx: StageContext[EvaluateStage], scored: Score, answers: list[Answer], split: str, computed: dict[str, str]
+    ctx: StageContext[EvaluateStage],
+    scored: Score,
+    answers: list[Answer],
+    split: str,
+    computed: dict[str, str],
+    of_files: Mapping[str, Score],
 ) -> None:
     given = ctx.inputs["model"]
     report: dict[str, Any] = {
         "format": 1,
-        "loss": _named(scored.loss),
-        "perplexity": _named(scored.perplexity),
+        "loss": named(scored.loss),
+        "perplexity": named(scored.perplexity),
         "tokens": scored.tokens,
         "split": split or "all",
         "protocol": scored.protocol,
         **computed,
+        "files": {
+            kind: {"loss": named(one.loss), "perplexity": named(one.perplexity), "protocol": one.protocol}
+            for kind, one in of_files.items()
+        },
         "model": {"name": given.name, "manifest_sha256": given.manifest_sha256},
         "data": {"name": ctx.inputs["data"].name, "manifest_sha256": ctx.inputs["data"].manifest_sha256},
         "rows": dict(scored.counts),
@@ -150,10 +187,3 @@ def _write_report(
     }
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
     (ctx.out / "report.json").write_text(text + "\n", "utf-8", errors="replace")
-
-
-def _named(value: float) -> float | str:
-    """A finite number, or the journal's string for a non-finite one."""
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -9,6 +9,7 @@ from pathlib import Path
 from engines.context import Artifact, StageContext
 from engines.data.documents import PROBE
 from engines.evaluate.asking import Answerer
+from engines.evaluate.gguf_files import gguf_files
 from engines.evaluate.job import answers_beside
 from engines.evaluate.model import LoadedModel
 from engines.evaluate.results import Evaluation, evaluate_tasks, write_results
@@ -16,15 +17,13 @@ from engines.evaluate.target import Manner, answerer_of_folder, answerer_of_gguf
 from engines.events import SampledText
 from engines.files import fsync_file
 from engines.judging.checks import Judges
-from engines.judging.compare import read_baseline
+from engines.judging.compare import Baseline, read_baseline
 from engines.judging.sets.general import GENERAL, general_set
 from engines.judging.task import Task
 from engines.judging.test_file import read_tests
 from engines.labels.stage_rows import rules_of
-from engines.llama.gguf_file import part_paths, read_gguf
 from engines.run_dir import RunDir
 from engines.training.inputs import cached_folder
-from recipes.file_types import file_type_of_id
 from recipes.problems import OperatorError, printable
 from recipes.stages.evaluate import RESULTS_JSON, EvaluateStage
 
@@ -48,15 +47,15 @@ def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[di
         baseline = read_baseline(_file_in(ctx, "baseline", RESULTS_JSON)) if "baseline" in ctx.inputs else None
         given = ctx.inputs["model"]
         folder = given.path or cached_folder(given.name)
-        model = answerer_of_folder(folder, loaded, _manner(ctx))
+        model = answerer_of_folder(folder, loaded, _manner(ctx, baseline))
         ctx.phase("answering")
         done = _evaluated(ctx, model, tasks, judges, baseline)
         artifacts = [_write(ctx, done, given.name, tests, RESULTS_JSON, model)]
         metrics = dict(done.metrics)
         _show(ctx, done)
-        for kind, file in _gguf_files(ctx):
+        for kind, file in gguf_files(ctx):
             ctx.phase(f"answering with {kind}")
-            gguf = answerer_of_gguf(file, _manner(ctx))
+            gguf = answerer_of_gguf(file, _manner(ctx, baseline))
             try:
                 of_file = _evaluated(ctx, gguf, tasks, judges, baseline)
             finally:
@@ -68,7 +67,8 @@ def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[di
     return metrics, artifacts
 
 
-def _manner(ctx: StageContext[EvaluateStage]) -> Manner:
+def _manner(ctx: StageContext[EvaluateStage], baseline: Baseline | None) -> Manner:
+    """How models are asked; a template that writes the date writes the baseline's, so that prompts are the same."""
     stage = ctx.stage
     rules = rules_of(stage, stage.max_length, ctx.first_start)
     return Manner(
@@ -76,7 +76,7 @@ def _manner(ctx: StageContext[EvaluateStage]) -> Manner:
         batch_size=stage.answer_batch_size,
         threads=stage.threads or len(os.sched_getaffinity(0)),
         template=rules.template,
-        moment=ctx.first_start,
+        moment=(baseline.moment if baseline else "") or ctx.first_start,
     )
 
 
@@ -104,7 +104,7 @@ def _evaluated(
     answerer: Answerer,
     tasks: list[Task],
     judges: Judges,
-    baseline: dict[str, bool] | None,
+    baseline: Baseline | None,
 ) -> Evaluation:
     return evaluate_tasks(
         answerer,
@@ -130,25 +130,6 @@ def _write(
     shutil.copyfile(_answers(ctx, answerer), kept)
     fsync_file(kept)
     return Artifact(ctx.stage_name, "report", name)
-
-
-def _gguf_files(ctx: StageContext[EvaluateStage]) -> list[tuple[str, Path]]:
-    """File type and path of each model that an export wrote; of a split one its first part. Adapters are left out."""
-    if "files" not in ctx.inputs:
-        return []
-    folder = ctx.inputs["files"].path
-    assert folder is not None, "an export is a folder"
-    found = []
-    for file in sorted(folder.glob("*.gguf")):
-        if part_paths(file)[0] != file:
-            continue
-        header = read_gguf(file)
-        kind = file_type_of_id(int(header.scalar("general.file_type", -1)))
-        if header.scalar("general.type", "model") == "model" and kind is not None:
-            found.append((kind.name, file))
-    if not found:
-        raise OperatorError(f"files — {printable(str(folder), 400)} has no GGUF model", "give an export stage")
-    return found
 
 
 def _show(ctx: StageContext[EvaluateStage], done: Evaluation) -> None:

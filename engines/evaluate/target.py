@@ -54,8 +54,7 @@ def answerer_of_folder(folder: Path, loaded: LoadedModel, manner: Manner) -> Fol
         loaded: the model.
         manner: how it is asked.
     """
-    folders = [folder, base_of(folder)] if is_adapter(folder) else [folder]
-    files = weights_of(folders)
+    files = _files_of(folder)
     return FolderAnswers(
         loaded,
         sha256=sha256_of(files),
@@ -90,22 +89,76 @@ def answerer_of_gguf(file: Path, manner: Manner, adapter: Path | None = None) ->
     )
 
 
+@dataclass(frozen=True)
+class Target:
+    """A model that is evaluated: a loaded folder, or a GGUF file with or without an adapter.
+
+    Attributes:
+        loaded: the model of the folder; None for a GGUF file.
+        place: the folder, or the file.
+        adapter: a GGUF adapter over the file.
+    """
+
+    loaded: LoadedModel | None
+    place: Path
+    adapter: Path | None = None
+
+    def answerer(self, manner: Manner) -> tuple[Answerer, Callable[[], None]]:
+        """The model that answers, and what closes it.
+
+        Raises:
+            OperatorError: it cannot answer.
+        """
+        if self.loaded is not None:
+            return answerer_of_folder(self.place, self.loaded, manner), lambda: None
+        gguf = answerer_of_gguf(self.place, manner, self.adapter)
+        return gguf, gguf.close
+
+    def identity(self) -> dict[str, str]:
+        """Which model it is, by the SHA-256 of its weights."""
+        if self.loaded is not None:
+            return {"model": sha256_of(_files_of(self.place)), "runtime": "transformers"}
+        over = {"adapter": file_sha256(self.adapter)} if self.adapter else {}
+        return {"model": sha256_of(part_paths(self.place)), **over, "runtime": "llama.cpp"}
+
+
 def open_target(
-    name: str, adapter: Path | None, manner: Manner, warn: Callable[[str], None]
-) -> tuple[Answerer, Callable[[], None]]:
-    """A model that answers, by a path or a hub id, and what closes it.
+    name: str,
+    adapter: Path | None,
+    warn: Callable[[str], None],
+    *,
+    dtype: str = "auto",
+    load_in_4bit: bool = False,
+) -> Target:
+    """A model by a path or a hub id.
+
+    Args:
+        name: the path of a folder or of a GGUF file, or a hub id.
+        adapter: a GGUF adapter over a GGUF file.
+        warn: takes what the operator should know.
+        dtype: type of the weights of a folder, as for `load_model`.
+        load_in_4bit: as for `load_model`.
 
     Raises:
-        OperatorError: it is not a model that can be asked.
+        OperatorError: it is not a model that can be evaluated.
     """
     path = Path(name)
     if is_gguf(path):
-        gguf = answerer_of_gguf(path, manner, adapter)
-        return gguf, gguf.close
+        for one in (path, *([adapter] if adapter else [])):
+            if not one.is_file():
+                raise OperatorError(f"no file {printable(str(one), 400)}", "give a GGUF file")
+        if load_in_4bit:
+            raise OperatorError("load_in_4bit — only for adapter folders; got a GGUF file", "leave it out")
+        return Target(None, path, adapter)
     if adapter is not None:
         raise OperatorError("--adapter — only for GGUF files", "an adapter folder is itself a MODEL: it names its base")
     folder = path if path.is_dir() else cached_folder(name)
-    return answerer_of_folder(folder, load_model(folder, name, warn), manner), lambda: None
+    return Target(load_model(folder, name, warn, dtype=dtype, load_in_4bit=load_in_4bit), folder)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The files that decide what a folder answers; of an adapter, also those of its base model."""
+    return weights_of([folder, base_of(folder)] if is_adapter(folder) else [folder])
 
 
 def sha256_of(files: Sequence[Path]) -> str:

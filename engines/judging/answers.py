@@ -35,6 +35,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         latency_s: seconds from the request to the last one.
         batch: prompts that were answered together.
         problem: why the model could not be asked; empty if it was.
+        ids: the new tokens, the one that ended the answer included.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     latency_s: float
     batch: int = 1
     problem: str = ""
+    ids: list[int] = []
 
 
 class AnswerFile:
@@ -139,6 +141,18 @@ class AnswerFile:
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
+
+
+def kept_moment(path: Path) -> str:
+    """The local time that the template of the kept answers saw, in ISO form; empty without answers."""
+    try:
+        first = next(_lines(path), b"")
+        header = msgspec.json.decode(first, type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+    identity = header.get("identity")
+    found = identity.get("moment") if isinstance(identity, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -45,6 +45,7 @@ class Judged:
             "prompt": self.task.prompt,
             "expected": self.task.expected,
             "answer": self.kept.answer,
+            "ids": self.kept.ids,
             "passed": self.passed,
             "verdicts": [{"check": one.check, "passed": one.passed, "reason": one.reason} for one in self.verdicts],
             "ended": self.kept.ended,

@@ -10,7 +10,7 @@ import ctypes
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from engines.llama.library import NativeError, find_library, open_library
 
 _N_CTX, _N_BATCH, _N_UBATCH, _THREADS, _FLASH, _TYPE_K = 0, 4, 8, 28, 52, 104
 _F32 = 0
+_PIECE_BYTES = 64 * 1024 * 1024
+"""Logits of a sequence whose losses are computed, at once."""
 
 
 _ERROR_LEVEL = 4
@@ -79,6 +81,8 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "llama_memory_clear": (None, [ctypes.c_void_p, ctypes.c_bool]),
     "llama_batch_init": (_Batch, [ctypes.c_int32, ctypes.c_int32, ctypes.c_int32]),
     "llama_decode": (ctypes.c_int32, [ctypes.c_void_p, _Batch]),
+    "llama_vocab_get_text": (ctypes.c_char_p, [ctypes.c_void_p, ctypes.c_int32]),
+    "llama_vocab_get_attr": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_int32]),
     "llama_vocab_bos": (ctypes.c_int32, [ctypes.c_void_p]),
     "llama_vocab_eos": (ctypes.c_int32, [ctypes.c_void_p]),
     "llama_detokenize": (
@@ -210,16 +214,69 @@ class LlamaModel:
                 fails.
         """
         count = len(ids)
-        if not 0 < count <= self.n_ctx:
-            raise NativeError(f"{count} tokens do not fit a context of {self.n_ctx}")
-        if min(ids) < 0 or max(ids) >= self.vocab_size:
-            raise NativeError(f"a token id is outside the vocabulary of {self.vocab_size}")
-        self._native.llama_memory_clear(self._native.llama_get_memory(self._context), True)
+        self._begin(ids)
         self._decode(ids, 0)
         out = np.empty((count, self.vocab_size), np.float32)
         for index in range(count):
             out[index] = self._logits_of(index)
         return out
+
+    def last_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after the last token of one sequence, from an empty cache, float32 [vocab_size].
+
+        Raises:
+            NativeError: as for `logits`.
+        """
+        self._begin(ids)
+        self._decode(ids, 0, last_only=True)
+        return self._logits_of(len(ids) - 1).copy()
+
+    def losses(self, ids: Sequence[int], places: Sequence[int]) -> NDArray[np.float64]:
+        """Negative log likelihoods of the tokens at `places` (ascending, at least 1) of one sequence, float64 [places].
+
+        The sequence is computed in pieces, so that the logits of a long one do not fill the memory.
+
+        Raises:
+            NativeError: as for `logits`, or a place is outside the sequence.
+        """
+        self._begin(ids)
+        if not all(0 < place < len(ids) for place in places):
+            raise NativeError(f"a place is outside the sequence of {len(ids)} tokens")
+        found, step = [], max(1, _PIECE_BYTES // (4 * self.vocab_size))
+        wanted = iter([*places, len(ids) + 1])
+        place = next(wanted)
+        for start in range(0, max(places, default=0), step):
+            piece = ids[start : start + step]
+            here = []
+            while place - 1 < start + len(piece):
+                here.append(place)
+                place = next(wanted)
+            self._decode(piece, start, wanted={at - 1 - start for at in here})
+            found += [_loss(self._logits_of(at - 1 - start), ids[at]) for at in here]
+        return np.asarray(found, np.float64)
+
+    def piece(self, token: int) -> tuple[str, int]:
+        """The text of a token as the vocabulary has it, and its attributes.
+
+        Raises:
+            NativeError: the token is outside the vocabulary.
+        """
+        if not 0 <= token < self.vocab_size:
+            raise NativeError(f"token {token} is outside the vocabulary of {self.vocab_size}")
+        text: bytes | None = self._native.llama_vocab_get_text(self._vocab, token)
+        return (text or b"").decode(errors="replace"), int(self._native.llama_vocab_get_attr(self._vocab, token))
+
+    def _begin(self, ids: Sequence[int]) -> None:
+        """Empty the cache for a sequence.
+
+        Raises:
+            NativeError: it is empty or longer than the context, or has an id outside the vocabulary.
+        """
+        if not 0 < len(ids) <= self.n_ctx:
+            raise NativeError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            raise NativeError(f"a token id is outside the vocabulary of {self.vocab_size}")
+        self._native.llama_memory_clear(self._native.llama_get_memory(self._context), True)
 
     def generate(
         self, ids: Sequence[int], limit: int, stops: Sequence[int], *, last_only: bool = False
@@ -253,13 +310,19 @@ class LlamaModel:
             new.append(token)
         return new, prompt_s, time.perf_counter() - started_s
 
-    def _decode(self, ids: Sequence[int], start: int, *, last_only: bool = False) -> None:
+    def _decode(
+        self, ids: Sequence[int], start: int, *, last_only: bool = False, wanted: Container[int] | None = None
+    ) -> None:
+        """Compute tokens from place `start` of the sequence on; logits of all, of the last one, or of those in
+        `wanted`, which are counted from `start`."""
         batch = self._batch
+        if last_only:
+            wanted = (len(ids) - 1,)
         batch.n_tokens = len(ids)
         for index, token in enumerate(ids):
             batch.token[index], batch.pos[index] = token, start + index
             batch.n_seq_id[index], batch.seq_id[index][0] = 1, 0
-            batch.logits[index] = not last_only or index == len(ids) - 1
+            batch.logits[index] = wanted is None or index in wanted
         status = self._native.llama_decode(self._context, batch)
         if status:
             raise NativeError(f"llama_decode returned {status}")
@@ -271,6 +334,13 @@ class LlamaModel:
             self._native.llama_get_logits_ith(self._context, index), (self.vocab_size,)
         )
         return row
+
+
+def _loss(logits: NDArray[np.float32], token: int) -> float:
+    """Negative log likelihood of a token, in nats; the log-softmax is float64."""
+    values = logits.astype(np.float64)
+    highest = values.max()
+    return float(highest + np.log(np.exp(values - highest).sum()) - values[token])
 
 
 def _set_context(parameters: _Opaque, n_ctx: int, threads: int) -> str:

@@ -6,7 +6,10 @@ Requests and their answers:
 - `{"tokenize": text, "parse_special", "add_special"}` → `{"ids"}`
 - `{"ends": true}` → `{"ids"}`: the tokens that end an answer
 - `{"logits": ids}` → float32 values, [tokens, vocab_size]
-- `{"text": ids}` → `{"text"}`: without control tokens
+- `{"last_logits": ids}` → float32 values, [vocab_size]: those after the last token
+- `{"losses": ids, "places"}` → float64 values, [places]: negative log likelihoods of the tokens there
+- `{"pieces": ids}` → `{"pieces"}`: text and attributes of each token
+- `{"text": ids, "special"}` → `{"text"}`: with the names of control tokens, or without control tokens
 - `{"marks": true}` → `{"begin", "end"}`: the names of the tokens that begin and end a text
 - `{"generate": ids, "limit", "stops", "last_only"}` → `{"ids", "prompt_s", "generation_s", "rss_bytes"}`
 """
@@ -35,7 +38,7 @@ class _Worker:
         if "ends" in header:
             return {"ids": self.model.ends()}, b""
         if "text" in header:
-            return {"text": self.model.text(header["text"], special=False)}, b""
+            return {"text": self.model.text(header["text"], special=header["special"])}, b""
         if "marks" in header:
             begin, end = self.model.begin_and_end()
             return {"begin": begin, "end": end}, b""
@@ -44,6 +47,12 @@ class _Worker:
                 header["generate"], header["limit"], header["stops"], last_only=header["last_only"]
             )
             return {"ids": ids, "prompt_s": prompt_s, "generation_s": generation_s, "rss_bytes": _rss_bytes()}, b""
+        if "losses" in header:
+            return {}, self.model.losses(header["losses"], header["places"]).tobytes()
+        if "pieces" in header:
+            return {"pieces": [self.model.piece(token) for token in header["pieces"]]}, b""
+        if "last_logits" in header:
+            return {}, self.model.last_logits(header["last_logits"]).tobytes()
         return {}, self.model.logits(header["logits"]).tobytes()
 
 

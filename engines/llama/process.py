@@ -80,9 +80,33 @@ class LlamaProcess:
         _, data = self._worker.ask({"logits": [int(token) for token in ids]})
         return np.frombuffer(data, "<f4").reshape(len(ids), self.vocab_size)
 
-    def text(self, ids: Sequence[int]) -> str:
-        """Text of ids, without control tokens."""
-        answer, _ = self._worker.ask({"text": list(ids)})
+    def last_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after the last token of one sequence, from an empty cache, float32 [vocab_size]."""
+        _, data = self._worker.ask({"last_logits": [int(token) for token in ids]})
+        return np.frombuffer(data, "<f4")
+
+    def losses(
+        self, ids: Sequence[int], places: Sequence[int], *, waiting: Callable[[], None] | None = None
+    ) -> list[float]:
+        """Negative log likelihoods of the tokens at `places` of a sequence, in nats; place 0 has no context.
+
+        Args:
+            ids: the sequence.
+            places: ascending, each at least 1.
+            waiting: as for `generate`.
+        """
+        request = {"losses": [int(token) for token in ids], "places": list(places)}
+        _, data = self._worker.ask(request, waiting=waiting)
+        return [float(value) for value in np.frombuffer(data, "<f8")]
+
+    def pieces(self, ids: Sequence[int]) -> list[tuple[str, int]]:
+        """The text and the attributes (`engines.llama.vocab_rules`) of tokens of the vocabulary."""
+        answer, _ = self._worker.ask({"pieces": list(ids)})
+        return [(str(text), int(attributes)) for text, attributes in answer["pieces"]]
+
+    def text(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Text of ids; `special`: with the names of control tokens."""
+        answer, _ = self._worker.ask({"text": list(ids), "special": special})
         return str(answer["text"])
 
     def begin_and_end(self) -> tuple[str, str]:

@@ -21,6 +21,10 @@ _BEGINS = frozenset({
 """Pre-tokenizers of byte-level vocabularies whose texts begin with the begin token."""
 
 
+CONTROL, STRIPS_LEFT, STRIPS_RIGHT = 1 << 3, 1 << 7, 1 << 8
+"""Attributes of a token (`enum llama_token_attr`, llama.h)."""
+
+
 def ends_by_name(names: Collection[str]) -> frozenset[str]:
     """The tokens of a vocabulary that end an answer because of their names."""
     found = frozenset(names) & _ENDS

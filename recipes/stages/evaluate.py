@@ -17,6 +17,8 @@ RESULTS_JSON = "results.json"
 """The results of a stage's tests, in its output; those of a GGUF file have its file type in their name."""
 STAGE_CHECKS = ("exact", "normalized", "contains", "number", "choice", "json", "python", "tool_call")
 """Checks that a stage may give to rows that name none: those that need no setting of the row."""
+LOSS_METRICS = ("loss", "perplexity")
+"""The metrics of the data, of the model and of each file."""
 TEST_METRICS = (
     "success", "success_low", "success_high", "test_rows", "unjudged_rows", "valid_json", "ended", "answer_tokens",
     "answer_tokens_p95", "latency_mean_s", "latency_p50_s", "latency_p95_s", "latency_max_s", "first_token_p50_s",
@@ -27,6 +29,7 @@ TEST_METRICS = (
 PAIR_METRICS = (
     "baseline_success", "difference", "difference_low", "difference_high", "p_value", "won_rows", "lost_rows",
     "forgetting", "forgetting_low", "forgetting_high",
+    "unpaired_rows", "same_answers", "latency_difference_s", "latency_difference_low_s", "latency_difference_high_s",
 )  # fmt: skip
 """Those of a stage that compares with a baseline."""
 
@@ -56,6 +59,14 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         200_000, section="Evaluation", ge=1, unit="tokens", help="Stop after this many scored tokens."
     )
     per_device_eval_batch_size: int = setting(8, section="Evaluation", ge=1, help="Sequences per forward pass.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", section="Evaluation", help="Type of the weights; auto is the one that the model's files have."
+    )
+    load_in_4bit: bool = setting(
+        False,
+        section="Evaluation",
+        help="Load the base model of an adapter in 4 bits, as its training did; otherwise in its own type.",
+    )
     answers: int = setting(
         0, section="Answers", ge=0, le=1000, help="Number of questions from the split to answer with greedy decoding."
     )
@@ -90,8 +101,8 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         None,
         section="Tests",
         accepts=("gguf",),
-        help="An export whose GGUF files answer the test rows too; their metrics end in the file type, such as"
-        " success.Q4_K_M.",
+        help="An export whose GGUF files are evaluated too, on the data and on the test rows; their metrics end in the"
+        " file type, such as perplexity.Q4_K_M and success.Q4_K_M.",
     )
     answer_batch_size: int = setting(
         1,
@@ -109,7 +120,7 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
                 f"checks — no such check of a whole file; got {unknown[0]!r:.60}; allowed: {', '.join(STAGE_CHECKS)}"
                 + (f"; {near}" if near else "")
             )
-        alone = [name for name in ("checks", "baseline", "files") if getattr(self, name)]
+        alone = [name for name in ("checks", "baseline") if getattr(self, name)]
         if self.tests == "probe":
             alone.append("tests")
         if alone and not self.has_tests:
@@ -127,11 +138,11 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
 
 
 def _metrics(stage: EvaluateStage) -> tuple[str, ...]:
-    found = ("loss", "perplexity", "tokens_per_second", "truncated", *LABEL_METRICS, *READ_METRICS)
-    if not stage.has_tests:
-        return found
-    of_tests = (*TEST_METRICS, *(PAIR_METRICS if stage.baseline is not None else ()))
-    of_files = tuple(f"{name}.*" for name in of_tests) if stage.files is not None else ()
+    found = (*LOSS_METRICS, "tokens_per_second", "truncated", *LABEL_METRICS, *READ_METRICS)
+    of_tests: tuple[str, ...] = TEST_METRICS if stage.has_tests else ()
+    if stage.has_tests and stage.baseline is not None:
+        of_tests = (*of_tests, *PAIR_METRICS)
+    of_files = tuple(f"{name}.*" for name in (*LOSS_METRICS, *of_tests)) if stage.files is not None else ()
     return (*found, *of_tests, *of_files)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from recipes.fingerprint import ADDED_LATER, LEFT_OUT, fingerprint
+from recipes.fingerprint import ADDED_LATER, ADDED_TO_KINDS, LEFT_OUT, fingerprint
 from recipes.stages.registry import STAGE_TYPES
 
 _TRAINING = (
@@ -37,7 +37,8 @@ def test_a_field_that_an_older_version_did_not_have_is_left_out_at_its_default(t
     fields = STAGE_TYPES[tag].model_fields
     new = set(fields) - set(IN_0_2[tag].split()) - LEFT_OUT - {"kind"}
     defaults = {name: fields[name].get_default(call_default_factory=True) for name in new}
-    assert defaults == {name: ADDED_LATER[name] for name in new}
+    added = {**ADDED_LATER, **ADDED_TO_KINDS.get(tag, {})}
+    assert defaults == {name: added[name] for name in new}
 
 
 def test_a_default_does_not_change_the_fingerprint_and_a_value_does() -> None:

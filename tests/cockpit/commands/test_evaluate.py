@@ -22,6 +22,8 @@ def lines(**fields: Any) -> str:
         "model": "/m/model",
         "metrics": METRICS,
         "comparison": None,
+        "differences": None,
+        "tests": {},
         "shown": {"failed": []},
         "counts": {"failed": 0},
     }
@@ -38,6 +40,7 @@ def test_rows_without_a_verdict_and_rows_that_changed_are_named() -> None:
     comparison = {
         "rows": 30, "only_model": 1, "only_baseline": 0, "baseline_success": 0.9, "difference": 0.1,
         "difference_low": 0.0, "difference_high": 0.2, "p_value": 0.25, "won": ["a", "b", "c"], "lost": [],
+        "same_answers": 0.5, "unpaired": ["t:\x1b[31m7"], "other_expected": 1,
     }  # fmt: skip
     row = {"where": "t:\x1b[31m4", "reason": "got 3"}
     shown = lines(
@@ -49,13 +52,37 @@ def test_rows_without_a_verdict_and_rows_that_changed_are_named() -> None:
     assert "2 rows have no verdict" in shown
     assert "+10.0 points (95 %: +0.0 to +20.0), p = 0.25" in shown
     assert "won 3, lost 0" in shown
-    assert "1 rows are only in one of the two" in shown
+    assert "1 rows are only in one of the two, not compared (1 of the model, 0 of the baseline): t:" in shown
+    assert "1 of them have the same prompt and another expected answer" in shown
+    assert "the same answer to 50.0% of the rows" in shown
+    assert "\x1b" not in shown
+
+
+def test_a_loss_is_shown_with_its_protocol_and_needs_no_test_rows() -> None:
+    metrics = {"loss": 2.4134, "perplexity": "Infinity", "scored_tokens": 1234}
+    shown = lines(
+        metrics=metrics, tests=None, protocol={"loss": "answers(max_length=512), Q4_K_M weights in llama.cpp"}
+    )
+    assert shown.startswith("loss 2.413, perplexity inf on 1234 tokens: answers(max_length=512), Q4_K_M weights")
+
+
+def test_differing_answers_are_explained_by_the_gap_of_their_first_tokens() -> None:
+    gaps = [("a", 0.001), ("b", 0.5), ("c", None)]
+    given = [{"name": name, "at": 3, "model": " x", "baseline": "\x1b", "gap": gap} for name, gap in gaps]
+    shown = lines(differences=given)
+    assert "3 answers have other tokens" in shown
+    assert "at most 0.50" in shown
+    assert "the shorter one reached its end" in shown
     assert "\x1b" not in shown
 
 
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
+        ([".", "--output", "o"], "nothing to evaluate on"),
+        ([".", "--test-data", "t", "--output", "o", "--explain"], "--explain"),
+        ([".", "--data", "none", "--output", "o"], "--data — no file or folder"),
+        ([".", "--data", "t", "--max-tokens", "99999999999", "--output", "o"], "must be a whole number"),
         (["./none", "--test-data", "t", "--output", "o"], "MODEL — no file or folder"),
         ([".", "--test-data", "none", "--output", "o"], "--test-data — no file"),
         ([".", "--test-data", "t", "--output", "none/o"], "--output — no folder"),

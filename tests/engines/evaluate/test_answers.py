@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from engines.evaluate.asking import ask
 from engines.evaluate.folder_answers import FolderAnswers
 from engines.evaluate.job import Job, evaluate
 from engines.evaluate.model import load_model
+from engines.evaluate.results import evaluate_tasks
 from engines.judging.answers import AnswerFile, Kept
+from engines.judging.checks import Judges
+from engines.judging.compare import Baseline
 from engines.judging.task import Check, Task, prompt_key
 from engines.words import ExitCode
 from recipes.problems import OperatorError
@@ -107,6 +111,26 @@ def test_the_folders_own_generation_settings_do_not_change_greedy_answers(model:
     assert without_times(kept) == without_times(plain)
 
 
+def test_the_first_different_token_is_explained_by_the_gap_of_two_logits(model: Path, tmp_path: Path) -> None:
+    asked = tasks(3)
+    rows = evaluate_tasks(answerer(model), asked, Judges(), tmp_path / "a").compared()
+    at, other = 2, 7
+    changed = replace(rows[1], ids=(*rows[1].ids[:at], other, *rows[1].ids[at + 1 :]), answer="another")
+    shorter = replace(rows[2], ids=rows[2].ids[:1])
+    baseline = Baseline([rows[0], changed, shorter])
+    done = evaluate_tasks(answerer(model), asked, Judges(), tmp_path / "a", baseline=baseline, explain=True)
+    loaded = load_model(model, "model")
+    with torch.no_grad():
+        logits = loaded.model(torch.tensor([answerer(model).encode(asked[1]) + list(rows[1].ids[:at])])).logits[0, -1]
+    assert done.differences is not None
+    first, second = done.differences
+    assert (first["at"], first["baseline"]) == (at, loaded.tokenizer.decode([other]))
+    assert first["gap"] == pytest.approx(float(logits[rows[1].ids[at]] - logits[other]), abs=1e-5)
+    assert first["gap"] > 0
+    assert (second["at"], second["gap"]) == (1, None)
+    assert done.metrics["same_answers"] == pytest.approx(2 / 3)
+
+
 def job(model: Path, folder: Path, rows: int, **fields: Any) -> list[str]:
     lines = [{"prompt": "What is it? " * (1 + at % 7) + str(at), "answer": "1"} for at in range(rows)]
     (folder / "tests.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -159,7 +183,7 @@ def test_mistakes_are_named_before_anything_is_loaded(model: Path, tmp_path: Pat
     lines: list[dict[str, Any]] = []
     for fields, problem in (
         ({"checks": ["exakt"]}, "no such check"),
-        ({"baseline": str(tmp_path / "b.json")}, "has no rows that passed or failed"),
+        ({"baseline": str(tmp_path / "b.json")}, "is not a file of results"),
         ({"chat_template": str(tmp_path)}, "cannot be read"),
     ):
         (tmp_path / "b.json").write_text('{"rows": [{"key": "x", "passed": "yes"}]}')
@@ -177,7 +201,7 @@ def test_a_job_writes_every_row_and_compares_with_its_baseline(model: Path, tmp_
     assert [row["where"].rpartition(":")[2] for row in results["rows"]] == ["1", "2", "3"]
     assert results["protocol"]["sampling"] == "greedy"
     assert results["metrics"]["success"] == sum(row["passed"] for row in results["rows"]) / 3
-    assert lines[-1] == {"progress": {"done": 3, "total": 3}}
+    assert lines[-1] == {"progress": {"done": 3, "total": 3, "unit": "answers"}}
     second = {**first, "output": str(tmp_path / "again.json"), "baseline": str(tmp_path / "r.json")}
     shown = evaluate(Job(**second), lines.append)
     assert (shown["comparison"]["rows"], shown["counts"]) == (3, {"lost": 0, "won": 0})

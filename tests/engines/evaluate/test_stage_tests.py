@@ -157,6 +157,6 @@ def test_fields_that_do_not_fit_are_refused(fields: dict[str, Any], problem: str
 
 def test_an_evaluation_without_tests_keeps_the_fingerprint_of_older_versions() -> None:
     new = EvaluateStage.model_validate(STAGE).model_dump(mode="json")
-    added = ("tests", "test_data", "checks", "baseline", "files", "answer_batch_size")
+    added = ("tests", "test_data", "checks", "baseline", "files", "answer_batch_size", "dtype", "load_in_4bit")
     old = {key: value for key, value in new.items() if key not in added}
     assert fingerprint(new, []) == fingerprint(old, [])

@@ -12,7 +12,8 @@ from engines.evaluate.asking import ask
 from engines.evaluate.results import evaluate_tasks
 from engines.judging.answers import AnswerFile, Kept
 from engines.judging.checks import Judges
-from engines.judging.compare import compare
+from engines.judging.compare import Baseline, Row, compare
+from engines.judging.statistics import wilson
 from engines.judging.task import Check, Task
 from engines.judging.totals import Judged, judged, totals
 from recipes.problems import OperatorError
@@ -41,6 +42,12 @@ class Counting:
     def answer(self, tasks: Sequence[tuple[Task, list[int]]], waiting: Any) -> list[Kept]:
         self.asked += [task.key for task, _ in tasks]
         return [kept(task.key, task.expected, prompt_tokens=len(ids)) for task, ids in tasks]
+
+    def after(self, ids: Sequence[int]) -> Any:
+        raise AssertionError
+
+    def text(self, token: int) -> str:
+        raise AssertionError
 
     def measured(self) -> dict[str, float]:
         return {"size_bytes": 1.0}
@@ -181,13 +188,41 @@ def test_valid_json_counts_the_rows_that_want_json() -> None:
 def test_a_comparison_is_by_pairs(tmp_path: Path) -> None:
     ours = {"a": True, "b": True, "c": False, "d": True, "e": True, "only": True}
     theirs = {"a": True, "b": False, "c": True, "d": False, "e": False, "other": False}
-    found = compare(ours, theirs)
+    found = compare(rows_of(ours), rows_of(theirs))
     assert (found.won, found.lost, found.rows) == (["b", "d", "e"], ["c"], 5)
     assert (found.only_model, found.only_baseline) == (1, 1)
     assert found.difference == pytest.approx(0.4)
     assert found.p_value == pytest.approx(0.625)
     assert found.difference_low <= 0.4 <= found.difference_high
     with pytest.raises(OperatorError, match="has other tasks"):
-        compare({"a": True}, {"b": True})
-    same = evaluate_tasks(Counting(), TASKS, Judges(), tmp_path / "a", baseline=dict.fromkeys(["key-1", "key-2"], True))
-    assert (same.metrics["difference"], same.metrics["p_value"]) == (0.0, 1.0)
+        compare(rows_of({"a": True}), rows_of({"b": True}))
+    two = Baseline([Row(f"key-{at}", str(at), True, answer=str(at)) for at in (1, 2)])
+    same = evaluate_tasks(Counting(), TASKS, Judges(), tmp_path / "a", baseline=two)
+    assert (same.metrics["difference"], same.metrics["p_value"], same.metrics["same_answers"]) == (0.0, 1.0, 1.0)
+    assert same.metrics["unpaired_rows"] == len(TASKS) - 2
+
+
+def rows_of(passed: Mapping[str, bool]) -> list[Row]:
+    return [Row(key, "", value, where=f"t:{key}") for key, value in passed.items()]
+
+
+def test_pairs_have_the_same_prompt_and_expected_answer_whatever_the_order_of_the_rows() -> None:
+    assert compare(rows_of({"a": True}), rows_of({"a": True})).metrics().keys() & {"latency_difference_s"} == set()
+    slow, fast = (Row("a", "", True, latency_s=seconds) for seconds in (3.0, 1.0))
+    assert compare([slow], [fast]).metrics()["latency_difference_low_s"] == 2.0
+    ours = [Row("p", "1", True), Row("p.2", "2", False), Row("p.3", "2", True), Row("q", "5", True, where="t:9")]
+    theirs = [Row("p", "2", False), Row("p.2", "2", True), Row("p.3", "1", True), Row("q", "6", True, where="b:9")]
+    found = compare(ours, theirs)
+    assert (found.won, found.lost, found.rows) == ([], [], 3)
+    assert (found.unpaired, found.other_expected) == (["t:9", "b:9"], 1)
+    with pytest.raises(OperatorError, match="1 have the same prompt and another expected answer"):
+        compare(ours[3:], theirs[3:])
+
+
+def test_a_comparison_without_changed_rows_still_has_an_interval() -> None:
+    """Sixty equal verdicts do not prove that no row ever changes: the bound is Wilson's of 0 in 60."""
+    same = rows_of({f"k{at}": at % 3 == 0 for at in range(60)})
+    found = compare(same, same)
+    assert (found.difference, found.p_value) == (0.0, 1.0)
+    assert found.difference_high == pytest.approx(wilson(0, 60).high, abs=1e-9)
+    assert found.difference_low == pytest.approx(-wilson(0, 60).high, abs=1e-9)

@@ -6,12 +6,14 @@ agree with statsmodels 0.15.0 to the last digits.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.judging.statistics import mcnemar, paired_bootstrap, quantile, wilson
+from engines.judging.statistics import mcnemar, paired_bootstrap, paired_shares, quantile, wilson
 
 NEWCOMBE = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0.0, 0.1611), (1, 29): (0.0061, 0.1718)}
 """Newcombe (1998), Statistics in Medicine 17, page 861, table I, method 3."""
@@ -101,3 +103,20 @@ def test_counts_that_are_no_share_are_refused(counts: tuple[int, int]) -> None:
 def test_a_quantile_is_interpolated() -> None:
     assert quantile([1, 2, 3, 4], 0.5) == 2.5
     assert quantile([7], 0.95) == 7
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "rows"), [(0, 0, 60), (3, 0, 60), (5, 2, 40), (1, 1, 2), (9, 12, 44), (7, 0, 7)]
+)
+def test_the_interval_of_paired_shares_is_tangos(won: int, lost: int, rows: int) -> None:
+    """At both ends the score is 1.96, with the nuisance share found by maximizing the likelihood on a grid."""
+    found = paired_shares(won, lost, rows)
+    for end, sign in ((found.low, 1), (found.high, -1)):
+        if abs(end) > 1 - 1e-9:
+            continue
+        grid = np.linspace(max(0.0, -end), (1 - end) / 2, 400_001)[1:-1]
+        chance = won * np.log(grid + end) + lost * np.log(grid) + (rows - won - lost) * np.log1p(-2 * grid - end)
+        share = grid[int(np.argmax(chance))]
+        score = (won - lost - rows * end) / math.sqrt(rows * (2 * share + end - end * end))
+        assert score == pytest.approx(sign * 1.959964, abs=2e-3)
+    assert found.low <= (won - lost) / rows <= found.high
