@@ -60,7 +60,7 @@ def _findings(model: type[BaseModel], table: Mapping[str, Any]) -> Sequence[Any]
 
 
 def _explain(finding: Any, tag: str | None, report: Report) -> None:
-    loc: KeyPath = tuple(finding["loc"])
+    loc = _without_form(tuple(finding["loc"]), tag)
     kind, value = finding["type"], finding["input"]
     if kind == "value_error":
         _across_fields(loc, str(finding["ctx"]["error"]), report)
@@ -72,6 +72,13 @@ def _explain(finding: Any, tag: str | None, report: Report) -> None:
     allowed = _allowed(tag, loc, spec)
     got = shown(value) if kind != "missing" else ""
     report(loc, _message(kind, spec), got, allowed, _hint(kind, value, spec))
+
+
+def _without_form(loc: KeyPath, tag: str | None) -> KeyPath:
+    """A path without the word for the form of a field that has two; see `FieldSpec.or_tables`."""
+    if len(loc) > 1 and any(spec.path == loc[0] and spec.or_tables for spec in _specs(tag)):
+        return (loc[0], *loc[2:])
+    return loc
 
 
 def _message(kind: str, spec: FieldSpec | None) -> str:
@@ -133,7 +140,7 @@ def _allowed(tag: str | None, loc: KeyPath, spec: FieldSpec | None) -> str:
     if spec.kind == "map" and loc[-1] != spec.path:
         return either(spec.choices) if spec.choices else _ONE[spec.values]
     if isinstance(loc[-1], int):
-        words = {"tables": "a table", "numbers": "a number", "integers": "a whole number"}
+        words = {"tables": "a table", "str": "a table", "numbers": "a number", "integers": "a whole number"}
         return either(spec.choices) if spec.choices else words.get(spec.kind, "a string")
     return spec.allowed
 

@@ -57,6 +57,7 @@ class FieldSpec:
     names, whose values are `values`, and `tables` for `[[stage.gate]]`, whose fields are in `items`. A `nullable` field
     may be left out, which means "none". `default` is a TOML value, or None without a default. `instead` is a word that
     may replace a list, or with `or_pattern` a regular expression, and `suggests` are usual values that a form offers.
+    A `str` with `items` may be a list of tables with these fields instead.
     `at_resume` says whether a resume may change the field of a stage that trains.
     """
 
@@ -112,7 +113,14 @@ class FieldSpec:
         return self._allowed_text
 
     @property
+    def or_tables(self) -> bool:
+        """Whether a list of tables may stand in place of a string."""
+        return self.kind == "str" and bool(self.items)
+
+    @property
     def _allowed_text(self) -> str:
+        if self.or_tables:
+            return f"a string that is not empty, or tables [[stage.{self.path}]]"
         if self.file:
             return f"{', '.join(self.suggests)}, or a path that begins with / ./ ../ or ~/"
         length = f" of at most {self.bounds.max_length} characters" if self.bounds.max_length else ""
@@ -192,7 +200,7 @@ def _spec(path: str, info: FieldInfo) -> FieldSpec:
     plain, nullable = _without_none(info.annotation)
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     default = info.get_default(call_default_factory=True)
-    items: tuple[FieldSpec, ...] = ()
+    items: tuple[FieldSpec, ...] = _tables_instead(info.annotation)
     kind: FieldKind
     choices: tuple[str, ...] = ()
     values: Literal["str", "int", "float"] = "str"
@@ -246,9 +254,22 @@ _SCALARS: dict[Any, FieldKind] = {int: "int", float: "float", bool: "bool", str:
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        rest = [option for option in typing.get_args(annotation) if option is not type(None)]
+        rest = [_bare(option) for option in typing.get_args(annotation) if option is not type(None)]
         return rest[0], len(rest) < len(typing.get_args(annotation))
     return annotation, False
+
+
+def _bare(annotation: Any) -> Any:
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
+
+
+def _tables_instead(annotation: Any) -> tuple[FieldSpec, ...]:
+    """The fields of the tables that a union allows in place of a string."""
+    if typing.get_origin(annotation) not in (types.UnionType, typing.Union):
+        return ()
+    lists = [option for option in map(_bare, typing.get_args(annotation)) if typing.get_origin(option) is list]
+    tables = [_table_of(typing.get_args(option)[0]) for option in lists]
+    return next((_specs(table) for table in tables if table is not None), ())
 
 
 def _table_of(annotation: Any) -> type[BaseModel] | None:

@@ -27,6 +27,8 @@ MAX_PROBLEMS = 500
 SOURCE = "source"
 STANDARD_LIBRARY = "python-stdlib"
 """A value of the field `source` that is not a folder."""
+OPTIONAL = "optional"
+"""The key of a table that allows its folder to be missing."""
 COMMAND_FOLDER = "command_folder"
 """The folder of a stage's command; the recipe's own unless the recipe names another."""
 _WITHOUT_DEFAULT = ("name", "kind", "output")
@@ -53,7 +55,11 @@ class LoadedRecipe:
         if stage is None:
             return self.source.line((field,))
         number = next(number for number, item in enumerate(self.recipe.stage) if item.name == stage)
-        return self.source.line(("stage", number, *field.split(".")), tag_of_table(self.resolved["stage"][number]))
+        parts: list[str | int] = []
+        for part in field.split("."):
+            name, _, index = part.removesuffix("]").partition("[")
+            parts += [name, int(index)] if index.isdigit() else [part]
+        return self.source.line(("stage", number, *parts), tag_of_table(self.resolved["stage"][number]))
 
     def origins(self) -> dict[str, dict[str, str]]:
         """What set each field, by stage: `recipe`, `defaults` or `--set`; fields at the schema's default are left
@@ -160,6 +166,9 @@ class _Check:
                     stage[spec.path] = self._absolute(value)
                 elif _names_folder(value, spec):
                     stage[spec.path] = str(absolute(value, self.folder))
+                elif spec.or_tables and isinstance(value, list):
+                    for table, item in _folders_in(value, spec):
+                        table[item.path] = str(absolute(table[item.path], self.folder))
                 elif spec.file and value is not None:
                     stage[spec.path] = self._absolute(value)
             if stage.get("command") and stage.get(COMMAND_FOLDER) is None:
@@ -276,19 +285,34 @@ class _Check:
                 hint,
             )
         for spec in fields_of(tag):
-            value = stage.get(spec.path)
-            if spec.file and isinstance(value, str):
-                self._check_file(value, spec, report)
-            if value == "" or spec.new_folder or not self.paths_here or not _names_folder(value, spec):
-                continue
-            place = absolute(value, self.folder)
-            if not is_folder(place) and not (spec.or_file and is_file(place)):
-                what = "file or folder" if spec.or_file else "folder"
-                allowed, hint = f"an existing {what}, relative to the recipe's folder", ""
-                if spec.path == SOURCE:
-                    allowed += f', or "{STANDARD_LIBRARY}"'
-                    hint = closest(value, [STANDARD_LIBRARY])
-                report((spec.path,), f"there is no such {what}", shown(value), allowed, hint)
+            self._check_paths(stage.get(spec.path), spec, report)
+
+    def _check_paths(self, value: Any, spec: FieldSpec, report: Callable[[KeyPath, str, str, str, str], None]) -> None:
+        """Check that the files and folders of a field exist."""
+        if spec.file and isinstance(value, str):
+            self._check_file(value, spec, report)
+        if spec.or_tables and isinstance(value, list) and self.paths_here:
+            for table, item in _folders_in(value, spec):
+                if table.get(OPTIONAL) is not True:
+                    loc: KeyPath = (spec.path, _index(value, table), item.path)
+                    self._check_folder(table[item.path], spec, loc, report)
+        elif value != "" and not spec.new_folder and self.paths_here and _names_folder(value, spec):
+            self._check_folder(value, spec, (spec.path,), report)
+
+    def _check_folder(
+        self, value: str, spec: FieldSpec, loc: KeyPath, report: Callable[[KeyPath, str, str, str, str], None]
+    ) -> None:
+        """Check that a folder exists."""
+        place = absolute(value, self.folder)
+        if not is_folder(place) and not (spec.or_file and is_file(place)):
+            what = "file or folder" if spec.or_file else "folder"
+            allowed, hint = f"an existing {what}, relative to the recipe's folder", ""
+            if spec.path == SOURCE:
+                allowed += f', or "{STANDARD_LIBRARY}"'
+                hint = closest(value, [STANDARD_LIBRARY])
+            if len(loc) > 1:
+                hint = "; ".join(filter(None, (hint, f"set {OPTIONAL} = true to leave it out where it is missing")))
+            report(loc, f"there is no such {what}", shown(value), allowed, hint)
 
     def _check_file(self, value: str, spec: FieldSpec, report: Callable[[KeyPath, str, str, str, str], None]) -> None:
         """Check a field that is one of some words, or the path of a file."""
@@ -334,6 +358,21 @@ class _Check:
 def _names_folder(value: Any, spec: FieldSpec) -> TypeGuard[str]:
     """Whether the value of a field is the path of a folder."""
     return spec.folder and isinstance(value, str) and not (spec.path == SOURCE and value == STANDARD_LIBRARY)
+
+
+def _folders_in(tables: list[Any], spec: FieldSpec) -> list[tuple[dict[str, Any], FieldSpec]]:
+    """The tables of a list that name a folder, each with the field that does."""
+    return [
+        (table, item)
+        for table in tables
+        if isinstance(table, dict)
+        for item in spec.items
+        if item.folder and isinstance(value := table.get(item.path), str) and value not in ("", STANDARD_LIBRARY)
+    ]
+
+
+def _index(tables: list[Any], table: dict[str, Any]) -> int:
+    return next(number for number, one in enumerate(tables) if one is table)
 
 
 def _settable(table: Mapping[str, Any], tag: str) -> dict[str, Any]:

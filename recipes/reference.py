@@ -191,15 +191,24 @@ def _property(spec: FieldSpec) -> dict[str, Any]:
         of = {"type": {"str": "string", "int": "integer", "float": "number"}[spec.values]}
         result["additionalProperties"] = {"enum": list(spec.choices)} if spec.choices else of
     if spec.kind == "tables":
-        required = [item.path for item in spec.items if item.required]
-        result["items"] = _object({item.path: _property(item) for item in spec.items}, required)
+        result["items"] = _tables(spec)
     result |= _limits(spec)
+    if spec.or_tables:
+        result["anyOf"] = [
+            {"type": result.pop("type"), "minLength": 1},
+            {"type": "array", "minItems": 1, "items": _tables(spec)},
+        ]
     if spec.instead:
         listed = {key: result.pop(key) for key in ("type", "items", "minItems", "maxItems") if key in result}
         result["anyOf"] = [listed, {"type": "string"} if spec.or_pattern else {"const": spec.instead}]
     if spec.default is not None:
         result["default"] = spec.default
     return result
+
+
+def _tables(spec: FieldSpec) -> dict[str, Any]:
+    required = [item.path for item in spec.items if item.required]
+    return _object({item.path: _property(item) for item in spec.items}, required)
 
 
 _JSON_TYPES = {
@@ -237,6 +246,7 @@ def _table(specs: Iterable[FieldSpec]) -> str:
             lines.extend(_row(f"{spec.path}[].{item.path}", item, f"{spec.help} {item.help}") for item in spec.items)
         else:
             lines.append(_row(spec.path, spec, spec.help))
+            lines.extend(_row(f"{spec.path}[].{item.path}", item, item.help) for item in spec.items)
     return "\n".join(lines)
 
 

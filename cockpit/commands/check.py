@@ -33,6 +33,7 @@ from cockpit.planning.memory_check import (
     memory_words,
     recipe_memory,
 )
+from cockpit.planning.mixture_check import mixtures
 from cockpit.planning.model_check import check_folders, check_models, refuse
 from cockpit.planning.stages import Plan, StagePlan, plan
 from cockpit.runs.find import runs_root
@@ -86,9 +87,16 @@ def run(args: argparse.Namespace) -> ExitCode:
     if args.json:
         data = {name: msgspec.to_builtins(look) for name, look in looks.items()}
         answer = {"ok": True, "recipe": loaded.recipe.name, "problems": [], "plan": made.to_json(), "data": data}
+        if mixed := [] if machine is not None else mixtures(loaded):
+            answer["mixtures"] = [one.to_json() for one in mixed]
         print_json(answer)
         return ExitCode.DONE
     _print(loaded, made, looks)
+    for mixture in [] if machine is not None else mixtures(loaded):
+        for line in mixture.lines():
+            say(line)
+        for warning in mixture.warnings():
+            say(f"warning: {mixture.stage}: {warning}")
     _print_memory(
         recipe_memory(loaded, looks) if machine is None else machine_memory(loaded, machine),
         Memory.here() if machine is None else machine.memory,

@@ -13,7 +13,7 @@ from cockpit.forms.history import History, Step
 from cockpit.forms.problems import ByPlace, ByRow, attach
 from cockpit.forms.recipe_data import RECIPE, RecipeData, toml_path
 from cockpit.forms.rows import Head, Row, SectionHead, Spot
-from cockpit.forms.values import NoValue, read_value, same, same_number, show_value
+from cockpit.forms.values import TEXT_OR_TABLES, NoValue, read_value, same, same_number, show_value
 from recipes.edit import EditError, diff_lines, set_value, unset_value
 from recipes.fields import FieldSpec
 from recipes.problems import OperatorError, Problem, RecipeError
@@ -97,7 +97,7 @@ class FormModel:
         spec = self._data.spec(place, key)
         if spec is None:
             return
-        value = read_value(typed, spec.kind)
+        value = read_value(typed, TEXT_OR_TABLES if spec.or_tables else spec.kind)
         if spec.kind == "float" and same_number(self._data.own(place, key), value):
             return  # 1 and 1.0 are the same number here: the file keeps its spelling
         self.put(place, key, value)

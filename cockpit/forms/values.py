@@ -19,6 +19,10 @@ _GATE = re.compile(
 _WHOLE = re.compile(r"^[+-]?\d+$")
 
 
+TEXT_OR_TABLES = "text or tables"
+"""The kind of a text in whose place tables may stand, which are typed as one line of TOML."""
+
+
 class NoValue:
     """The key is not in the file: the default applies."""
 
@@ -48,9 +52,11 @@ def read_value(text: str, kind: str) -> Any:
 
     Args:
         text: one line, as typed.
-        kind: the kind of a `FieldSpec`.
+        kind: the kind of a `FieldSpec`, or `TEXT_OR_TABLES`.
     """
-    if kind in {"str", "choice"}:
+    if kind == TEXT_OR_TABLES and isinstance(value := _toml(text.strip()), list):
+        return value
+    if kind in {"str", "choice", TEXT_OR_TABLES}:
         return _read_text(text)
     stripped = text.strip()
     if not stripped:

@@ -11,7 +11,8 @@ from pathlib import Path
 from engines.inputs.code_or_rows import asks_about_code, has_documents
 from engines.inputs.code_tree import CodeRules, code_files
 from engines.inputs.data_place import suffix_of
-from engines.inputs.files_read import files_read, source_of
+from engines.inputs.files_read import files_read, named_sources, sources_of
+from engines.inputs.source_tree import STANDARD_LIBRARY
 from recipes.load import LoadedRecipe
 from recipes.problems import Problem, printable
 from recipes.stages.fields import StageFields
@@ -35,12 +36,18 @@ def source_problems(loaded: LoadedRecipe) -> list[Problem]:
 def _found(stage: StageFields, data: Path | None) -> Iterator[tuple[str, str, str]]:
     """Field, message and hint of each problem of a stage."""
     if isinstance(stage, PrepareText):
-        source = source_of(stage)
-        if source is not None and source.is_dir() and not files_read(stage, "source", source):
-            folder = printable(str(source), 400)
-            yield "source", f"{folder} has no file that include matches", "check include and exclude"
+        yield from _of_text(stage)
     elif isinstance(stage, PrepareMessages) and data is not None and data.is_dir() and not has_documents(data):
         yield from _of_code(stage, data)
+
+
+def _of_text(stage: PrepareText) -> Iterator[tuple[str, str, str]]:
+    for field, source in sources_of(stage).items():
+        if source.is_dir() and not files_read(stage, field, source):
+            folder = printable(str(source), 400)
+            yield field, f"{folder} has no file that include matches", "check include and exclude"
+    if not sources_of(stage) and all(one.path != STANDARD_LIBRARY for _, one in named_sources(stage)):
+        yield "source", "no source exists", "install what the recipe names, or give a source"
 
 
 def _of_code(stage: PrepareMessages, folder: Path) -> Iterator[tuple[str, str, str]]:

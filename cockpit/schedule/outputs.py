@@ -15,7 +15,7 @@ from cockpit.schedule.facts import RunFacts
 from cockpit.schedule.resolved_recipe import RunRecipe
 from engines.artifacts.manifest import problems_against
 from engines.events import StageSucceeded
-from engines.inputs.record import OUTSIDE, SOURCE, TEMPLATE, read_record, stage_fingerprint
+from engines.inputs.record import OUTSIDE, is_outside_the_graph, read_record, stage_fingerprint
 from engines.run_dir import RunDir
 from engines.stage_file import StageFile, StageInput, read_stage_file
 from recipes.fingerprint import fingerprint
@@ -61,7 +61,7 @@ class Outputs:
         recorded = self._recorded(name, last.attempt, given)
         present = self._plan.stage_inputs(self._run, name)
         identities = {field: _identity(item, recorded.get(field, "")) for field, item in present.items()}
-        identities |= {field: recorded[field] for field in (SOURCE, TEMPLATE) if field in recorded}
+        identities |= {field: identity for field, identity in recorded.items() if is_outside_the_graph(field)}
         if stage_fingerprint(stage, identities) == last.fingerprint:
             return True
         # A newer version may have added fields, which changes every fingerprint: compare the recorded fields.

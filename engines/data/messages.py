@@ -20,7 +20,7 @@ from engines.data.code.probe import Probe, row_texts
 from engines.data.code.project import build_facts, stack_facts
 from engines.data.code.questions import Fact, facts_of, reason_to_drop
 from engines.data.code.samples import file_fact, has_keyword
-from engines.data.code.scan import CodePolicy, CodeScan, scan_code
+from engines.data.code.scan import CodePolicy, CodeScan, reread, scan_code
 from engines.data.code.secrets import secrets_in
 from engines.data.documents import (
     PROBE,
@@ -33,7 +33,7 @@ from engines.data.documents import (
 )
 from engines.data.readers.row import Message, MessageRow
 from engines.data.split import SPLITS, assign_splits, keyed_fraction
-from engines.data.text import Report, dropped_text, reread
+from engines.data.text import Report, dropped_text
 from engines.inputs.code_tree import CodeRules
 from engines.inputs.source_tree import source_folder
 from recipes.problems import OperatorError

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,14 @@ from engines.data.messages import CodeOptions, prepare_messages
 from engines.data.preparing.stage import run_rows
 from engines.data.sources.documents import SourceFields
 from engines.data.sources.report import what_to_know
-from engines.data.text import prepare_text
+from engines.data.text import NearPairs, TextPart, prepare_text
 from engines.data.tokens import prepare_tokens
 from engines.inputs.code_or_rows import asks_about_code, unused_warning
+from engines.inputs.mixture import SourceShare
 from engines.training.inputs import input_folder as local_folder
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
-from recipes.stages.prepare import PrepareMessages, PrepareStage, PrepareText, PrepareTokens
+from recipes.stages.prepare import PrepareMessages, PrepareStage, PrepareText, PrepareTokens, WeightedSource
 
 _ABOUT_TOKENS = {
     "space_marks": "document(s) contain U+2581, which the tokenizer reads as a space",
@@ -40,22 +43,16 @@ def run(ctx: StageContext[PrepareStage]) -> StageResult:
 
 def _text(ctx: StageContext[StageFields], stage: PrepareText) -> StageResult:
     metadata = prepare_text(
-        stage.source,
+        stage.source if isinstance(stage.source, str) else [_part(stage, one) for one in stage.source],
         ctx.out,
-        fields=SourceFields(
-            include=stage.include,
-            exclude=stage.exclude,
-            format=stage.format,
-            text_column=stage.columns.get("text", "text"),
-            encoding=stage.encoding,
-            on_bad_row=stage.on_bad_row,
-            max_file_bytes=stage.max_file_bytes,
-            max_document_bytes=stage.max_document_bytes,
-        ),
+        fields=_fields(stage),
         max_bytes=stage.max_bytes,
         val_fraction=stage.val_fraction,
         test_fraction=stage.test_fraction,
         seed=stage.seed,
+        temperature=stage.mixture_temperature,
+        near_duplicates=stage.near_duplicates,
+        near=_near(stage),
         work=ctx.work,
         report=ctx.progress,
         phase=ctx.phase,
@@ -70,8 +67,52 @@ def _text(ctx: StageContext[StageFields], stage: PrepareText) -> StageResult:
         "bytes": float(sum(split["bytes"] for split in splits)),
         "dropped": float(sum(metadata["dropped"].values())),
         "divided": float(metadata["divided"]),
+        "duplicates": float(metadata["dropped"].get("duplicate", 0)),
     }
+    if stage.near_duplicates != "ignore":
+        metrics["near_duplicates"] = float(metadata["near_duplicates"]["found"])
+    if "sources" in metadata:
+        metrics["mixture_error"] = max(abs(one["mixed_share"] - one["share"]) for one in metadata["sources"])
     return StageResult(metrics, [Artifact(ctx.stage_name, "text", ".")])
+
+
+def _near(stage: PrepareText) -> NearPairs | None:
+    if stage.near_duplicates == "ignore":
+        return None
+    from engines.data.preparing.near_documents import near_pairs  # needs numpy and rensa, which other stages do not
+
+    return partial(near_pairs, similarity=stage.near_duplicate_similarity)
+
+
+def _fields(stage: PrepareText) -> SourceFields:
+    return SourceFields(
+        include=stage.include,
+        exclude=stage.exclude,
+        format=stage.format,
+        text_column=stage.columns.get("text", "text"),
+        encoding=stage.encoding,
+        on_bad_row=stage.on_bad_row,
+        max_file_bytes=stage.max_file_bytes,
+        max_document_bytes=stage.max_document_bytes,
+        split_by=stage.split_by,
+        clean=stage.clean,
+    )
+
+
+def _part(stage: PrepareText, one: WeightedSource) -> TextPart:
+    """One of several sources; what it does not say is that of the stage."""
+    whole = _fields(stage)
+    fields = replace(
+        whole,
+        include=whole.include if one.include is None else one.include,
+        exclude=whole.exclude if one.exclude is None else one.exclude,
+        format=one.format or whole.format,
+        text_column=whole.text_column if one.columns is None else one.columns.get("text", "text"),
+        encoding=one.encoding or whole.encoding,
+    )
+    return TextPart(
+        place=one.path, share=SourceShare(one.label, one.weight, one.epochs), fields=fields, optional=one.optional
+    )
 
 
 def _tokens(ctx: StageContext[StageFields], stage: PrepareTokens) -> StageResult:

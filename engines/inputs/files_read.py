@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -67,8 +68,9 @@ def files_read(stage: StageFields, field: str, path: Path) -> list[tuple[str, Pa
 
 
 def _of_folder(stage: StageFields, field: str, folder: Path) -> Iterator[tuple[str, Path]]:
-    if isinstance(stage, PrepareText) and field == "source":
-        return walk_sources(folder, patterns_of(stage.source, stage.include), stage.exclude, Counter())
+    if isinstance(stage, PrepareText) and field.partition("[")[0] == "source":
+        one = dict(named_sources(stage))[field]
+        return walk_sources(folder, patterns_of(one.path, one.include), one.exclude, Counter())
     if isinstance(stage, PrepareTokens) and field == "tokenizer":
         named = (name for name, _ in _all_files(folder, depth=1))
         return ((name, folder / name) for name in named if _matches(name, _TOKENIZER_FILES))
@@ -88,14 +90,47 @@ def _of_folder(stage: StageFields, field: str, folder: Path) -> Iterator[tuple[s
     return _all_files(folder)
 
 
-def source_of(stage: StageFields) -> Path | None:
-    """The folder outside the recipe's graph that a stage reads: the source of `prepare`, or the folder of its command;
-    None for a name."""
+@dataclass(frozen=True)
+class NamedSource:
+    """A source of a text stage: what the recipe says about it, with what it leaves to the stage."""
+
+    path: str
+    include: Sequence[str]
+    exclude: Sequence[str]
+
+
+def named_sources(stage: PrepareText) -> list[tuple[str, NamedSource]]:
+    """The sources of a text stage by field: `source`, or `source[0]` and so on for several."""
+    if isinstance(stage.source, str):
+        return [("source", NamedSource(stage.source, stage.include, stage.exclude))]
+    return [
+        (
+            f"source[{number}]",
+            NamedSource(
+                one.path,
+                stage.include if one.include is None else one.include,
+                stage.exclude if one.exclude is None else one.exclude,
+            ),
+        )
+        for number, one in enumerate(stage.source)
+    ]
+
+
+def sources_of(stage: StageFields) -> dict[str, Path]:
+    """The files and folders outside the recipe's graph that a stage reads, by field: the sources of `prepare`, or the
+    folder of its command. A name is no path, and an optional source may not exist."""
     if isinstance(stage, PrepareMessages) and stage.command:
-        return Path(stage.command_folder or ".").absolute()
-    if not isinstance(stage, PrepareText) or stage.source == STANDARD_LIBRARY:
-        return None
-    return Path(stage.source).expanduser().absolute()
+        return {"source": Path(stage.command_folder or ".").absolute()}
+    if not isinstance(stage, PrepareText):
+        return {}
+    found = {
+        field: Path(one.path).expanduser().absolute()
+        for field, one in named_sources(stage)
+        if one.path != STANDARD_LIBRARY
+    }
+    optional = () if isinstance(stage.source, str) else stage.source
+    left_out = {f"source[{number}]" for number, one in enumerate(optional) if one.optional}
+    return {field: path for field, path in found.items() if field not in left_out or path.exists()}
 
 
 def template_of(stage: StageFields) -> Path | None:

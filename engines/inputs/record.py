@@ -17,7 +17,7 @@ import msgspec
 from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest
 from engines.events import RecordedInput
 from engines.files import read_regular_bytes, write_durably
-from engines.inputs.files_read import accepted_by, files_read, source_of, template_of
+from engines.inputs.files_read import accepted_by, files_read, sources_of, template_of
 from engines.inputs.hashing import FileHash, hashes_of
 from engines.inputs.hub_cache import cached_dataset
 from engines.stage_file import StageInput
@@ -31,7 +31,8 @@ MAX_RECORD_BYTES = 256 * 1024 * 1024
 OUTSIDE = frozenset({"path", "run"})
 """Origins of inputs that lie outside the run: a path, and a finished stage of another run."""
 SOURCE, TEMPLATE = "source", "chat_template"
-"""Fields that name something outside the recipe's graph: a folder of `prepare`, and the file of a chat template."""
+"""Fields that name something outside the recipe's graph: a folder of `prepare` (`source[0]` of several), and the file
+of a chat template."""
 
 Method: TypeAlias = Literal["content", "manifest", "name"]
 Progress: TypeAlias = Callable[[int, int], None]
@@ -92,8 +93,13 @@ def external_inputs(stage: StageFields, inputs: Mapping[str, StageInput]) -> dic
     for field, given in inputs.items():
         if given.origin == "hub" and DATASET in accepted_by(stage, field) and (folder := cached_dataset(given.name)):
             found[field] = folder
-    others = {SOURCE: source_of(stage), TEMPLATE: template_of(stage)}
-    return {**found, **{field: path for field, path in others.items() if path is not None}}
+    template = template_of(stage)
+    return {**found, **sources_of(stage), **({TEMPLATE: template} if template is not None else {})}
+
+
+def is_outside_the_graph(field: str) -> bool:
+    """Whether a field of a record names no stage: see `SOURCE`."""
+    return field.partition("[")[0] in (SOURCE, TEMPLATE)
 
 
 def identify_inputs(

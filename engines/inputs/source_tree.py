@@ -11,7 +11,7 @@ import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from engines.files import open_regular
 from recipes.problems import OperatorError, printable
@@ -28,7 +28,8 @@ PROGRAMS = frozenset({
 })  # fmt: skip
 READ_BY_DEFAULT = PROSE | PROGRAMS | {".jsonl", ".ndjson", ".parquet", ".arrow"}
 """Suffixes of the files that a source without `include` gives: prose, program sources, tables of documents; each may
-end in .gz too. JSON, CSV and logs are read only when the recipe names them: most are no text to learn from."""
+end in .gz too. JSON, CSV and logs are read only when the recipe names them: most are no text to learn from. Manual
+pages are read too, by their place."""
 SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "node_modules"})
 """Folders of third-party or generated code; folders whose name begins with a dot are skipped too."""
 
@@ -120,7 +121,7 @@ def walk_sources(
             if entry.is_dir(follow_symlinks=False):
                 if entry.name not in SKIPPED_FOLDERS and not entry.name.startswith("."):
                     folders.append((at / entry.name, inside + "/"))
-            elif not _included(entry.name, inside, include):
+            elif not _included(entry.name, inside, include, at):
                 passed_over(inside)
             else:
                 reason = _reason_to_skip(entry, inside, exclude, blobs)
@@ -136,9 +137,15 @@ def kind_of_file(name: str) -> str:
     return PurePosixPath(name.lower().removesuffix(".gz")).suffix
 
 
-def _included(name: str, inside: str, include: Sequence[str]) -> bool:
+def is_manual_page(file: PurePath) -> bool:
+    """Whether a file is a manual page by its place: `man3/open.3.gz`, whose folder and suffix name a section."""
+    section = kind_of_file(file.name)[1:]
+    return bool(section) and file.parent.name.startswith("man") and file.parent.name[3:4] == section[0].lower()
+
+
+def _included(name: str, inside: str, include: Sequence[str], folder: Path) -> bool:
     if not include:
-        return kind_of_file(name) in READ_BY_DEFAULT
+        return kind_of_file(name) in READ_BY_DEFAULT or is_manual_page(folder / name)
     return any(fnmatchcase(inside if "/" in pattern else name, pattern) for pattern in include)
 
 

@@ -1,4 +1,4 @@
-"""The text of one file that is a document: plain text in a stream, Python sources and HTML pages as a whole."""
+"""The text of one file that is a document: plain text in a stream, Python sources and pages as a whole."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 
 from engines.data.readers.lines import encoding_of
 from engines.data.sources.html import html_text
+from engines.data.sources.man import man_text
 from engines.files import open_regular
-from engines.inputs.source_tree import LeftOutError, decode_source, kind_of_file
+from engines.inputs.source_tree import LeftOutError, decode_source, is_manual_page, kind_of_file
 
 CHUNK_BYTES = 1 << 20
 WHOLE_BYTES = 64 << 20
-"""A Python source or an HTML page is read as a whole; a longer one is left out."""
+"""A Python source, an HTML page and a manual page are read as a whole; a longer one is left out."""
 _HTML = frozenset({".html", ".htm", ".xhtml"})
 _PYTHON = frozenset({".py", ".pyi"})
 _CHARSET = re.compile(rb"""charset\s{0,8}=\s{0,8}["']?([a-zA-Z0-9_-]{1,40})""")
@@ -31,15 +32,16 @@ time that grows with the square of the length."""
 
 
 def text_chunks(
-    file: Path, max_bytes: int | None, encoding: str | None = None, *, raw: bool = False, follow: bool = False
+    file: Path, max_bytes: int | None, encoding: str | None = None, *, form: str = "auto", follow: bool = False
 ) -> Iterator[bytes]:
-    """The text of a file in UTF-8, in parts, with unchanged line ends; of an HTML page, the text without its markup.
+    """The text of a file in UTF-8, in parts, with unchanged line ends; of an HTML page and of a manual page, the text
+    without its markup.
 
     Args:
         file: a regular file; what a name that ends in .gz contains is unpacked.
         max_bytes: a longer file is left out, measured unpacked.
         encoding: of the file, unless a byte-order mark says another; None for UTF-8, or what the file declares.
-        raw: keep the markup of HTML pages.
+        form: what the file is: auto by its name, raw for a text, html, or man.
         follow: the file may be a link.
 
     Raises:
@@ -47,11 +49,17 @@ def text_chunks(
             parts.
     """
     kind = kind_of_file(file.name)
-    html = kind in _HTML and not raw
-    if html or kind in _PYTHON:
+    html = form == "html" or (kind in _HTML and form == "auto")
+    man = form == "man" or (form == "auto" and is_manual_page(file))
+    if html or man or kind in _PYTHON:
         limit = WHOLE_BYTES if max_bytes is None else min(max_bytes, WHOLE_BYTES)
         data = b"".join(_bytes_of(file, limit, follow))
-        text = html_text(_decode_html(data, encoding)) if html else _decode(data, encoding, python=True)
+        if html:
+            text = html_text(_decode_html(data, encoding))
+        elif man:
+            text = man_text(_decode(data, encoding, python=False))
+        else:
+            text = _decode(data, encoding, python=True)
         yield text.encode()
         return
     yield from _as_utf8(_bytes_of(file, max_bytes, follow), encoding)

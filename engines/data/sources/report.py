@@ -9,6 +9,8 @@ from recipes import quantities
 from recipes.problems import printable
 
 _SHOWN_KINDS = 6
+_WHOLE = 0.99
+"""The share of all text from which a mixture is said to use it."""
 _SAID = (
     "too_large",
     "binary",
@@ -43,6 +45,32 @@ def what_to_know(metadata: Mapping[str, Any]) -> list[str]:
     if divided := metadata["divided"]:
         longest = quantities.size(metadata["max_document_bytes"])
         sentences.append(f"{divided} long document(s) were divided into pieces of at most {longest}, at ends of lines")
+    return [*_about_sources(metadata), *sentences]
+
+
+def _about_sources(metadata: Mapping[str, Any]) -> list[str]:
+    """What an operator should know about a mixture: what is missing, and which source has too little text."""
+    sources = metadata.get("sources", [])
+    sentences = [
+        f"source {one['name']} was left out: {printable(one['path'], 200)} does not exist"
+        for one in metadata.get("missing_sources", [])
+    ]
+    available = sum(one["bytes"] * one["epochs_allowed"] for one in sources)
+    mixed = sum(one["wanted_bytes"] for one in sources)
+    for one in sources:
+        if one["undivided"]:
+            sentences.append(
+                f"source {one['name']} has fewer documents than there are splits; all of them are in train"
+            )
+        if not one["bytes"]:
+            sentences.append(f"source {one['name']} has no text of its own; the other sources share its weight")
+        elif one["limits_the_mixture"] and mixed < available * _WHOLE:
+            sentences.append(
+                f"source {one['name']} is too small for its weight: {quantities.percent(one['share'])} of the text are"
+                f" {quantities.size(one['bytes'])} at most {quantities.exact(one['epochs_allowed'])} time(s), so the"
+                f" train split has {quantities.size(mixed)} of {quantities.size(available)}; raise its epochs, or lower"
+                " its weight"
+            )
     return sentences
 
 

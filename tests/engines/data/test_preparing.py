@@ -23,7 +23,7 @@ from engines.data.preparing.stage import metrics_of, warnings_of
 from engines.data.split import SPLITS
 from engines.data.stage import run
 from engines.events import Warned
-from engines.inputs.files_read import files_read, source_of
+from engines.inputs.files_read import files_read, sources_of
 from recipes.problems import OperatorError
 from recipes.stages.prepare import PrepareMessages
 from tests.engines.small_corpora import fresh, write_tree
@@ -400,7 +400,7 @@ def test_the_files_of_a_command_are_its_inputs(tmp_path: Path) -> None:
     stage = PrepareMessages.model_validate(
         STAGE | {"command": ["python", "make.py", "7", "{out}"], "command_folder": str(tmp_path)}
     )
-    assert source_of(stage) == tmp_path
+    assert sources_of(stage) == {"source": tmp_path}
     assert files_read(stage, "source", tmp_path) == [("make.py", tmp_path / "make.py")]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engines.inputs.files_read import files_read, source_of
+from engines.inputs.files_read import files_read, sources_of
 from engines.inputs.record import identify_inputs
 from engines.stage_file import StageInput
 from recipes.stages.registry import STAGE_TYPES
@@ -99,13 +99,13 @@ def test_shards_are_those_of_the_index_and_pickles_count_only_without_safetensor
 def test_the_source_of_a_text_stage_is_an_input_with_the_files_that_it_includes(tmp_path: Path) -> None:
     fill(tmp_path, "a.py", "b.txt", "b.png", "skip/c.py", "__pycache__/d.py")
     stage = a_stage("prepare-text", kind="prepare", output="text", source=str(tmp_path), exclude=["skip/*"])
-    assert source_of(stage) == tmp_path
+    assert sources_of(stage) == {"source": tmp_path}
     assert names(stage, "source", tmp_path) == ["a.py", "b.txt"]
     only = a_stage("prepare-text", kind="prepare", output="text", source=str(tmp_path), include=["*.py"])
     assert names(only, "source", tmp_path) == ["a.py", "skip/c.py"]
     file = a_stage("prepare-text", kind="prepare", output="text", source=str(tmp_path / "b.txt"))
     assert names(file, "source", tmp_path / "b.txt") == ["b.txt"]
-    assert source_of(a_stage("prepare-text", kind="prepare", output="text", source="python-stdlib")) is None
+    assert sources_of(a_stage("prepare-text", kind="prepare", output="text", source="python-stdlib")) == {}
 
 
 def test_of_a_model_whose_tokenizer_encodes_a_text_only_the_tokenizer_is_an_input(tmp_path: Path) -> None:
