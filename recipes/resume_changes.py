@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recipes.explain import check_table
@@ -40,6 +40,10 @@ REASONS: Mapping[AtResume, str] = {
 _FIXED = frozenset({"shapes", "arithmetic"})
 """Reasons for which the weights of an earlier run cannot be used either."""
 _AT_LAUNCH = ("name", "kind", "output")
+
+
+RESOLVED = "recipe.json"
+"""The file of a run with every value of its recipe, which no operator has written."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def change_recipe(resolved: Mapping[str, Any], sets: Sequence[str]) -> ChangedRe
     Raises:
         RecipeError: every override that names no field, or whose value is wrong.
     """
-    source = Source("recipe.json", TomlIndex(), copy.deepcopy(dict(resolved)))
+    source = Source(RESOLVED, TomlIndex(), copy.deepcopy(dict(resolved)))
     problems: dict[Problem, None] = {}
     direct = []
     for text in sets:
@@ -91,7 +95,7 @@ def change_recipe(resolved: Mapping[str, Any], sets: Sequence[str]) -> ChangedRe
     problems |= dict.fromkeys(apply_overrides(source, direct))
     _check(source, problems)
     if problems:
-        raise RecipeError(list(problems))
+        raise RecipeError([_at_override(problem, sets) for problem in problems])
     recipe = Recipe.model_validate(source.data)
     changes = list(_changes(resolved, recipe.model_dump(mode="json", by_alias=True)))
     if sum(len(change.old) + len(change.new) for change in changes) > MAX_CHARACTERS:
@@ -185,6 +189,16 @@ def _check(source: Source, problems: dict[Problem, None]) -> None:
             problems[source.problem(("stage", number, *loc), message, got, allowed, hint, tag)] = None
 
         check_table(STAGE_TYPES[tag], stage, tag, report)
+
+
+def _at_override(problem: Problem, sets: Sequence[str]) -> Problem:
+    """A problem at the overrides that made it: the resolved recipe, in which it was found, had none."""
+    if problem.path != RESOLVED:
+        return problem
+    own = [text for text in sets if text.partition("=")[0].strip() == problem.key]
+    stage = problem.key.partition(".")[0]
+    near = own or [text for text in sets if text.partition(".")[0].strip() == stage] or list(sets)
+    return replace(problem, path=" ".join(f"--set {text}" for text in near), line=0)
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[FieldChange]:

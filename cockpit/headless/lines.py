@@ -243,6 +243,6 @@ def _of_progress(stage: StageView, state: RunState, progress: Progress | None) -
     if progress is None:
         return phase or ["starting"]
     share = f" ({fmt.percent(progress.done / progress.total)})" if progress.total else ""
-    total = f" of {fmt.count(progress.total)}" if progress.total else ""
-    parts = [*phase, f"{fmt.count(progress.done)}{total} {safe_text(progress.unit, 20)}{share}"]
+    done = fmt.of_unit(progress.done, progress.total or None, safe_text(progress.unit, 20))
+    parts = [*phase, f"{done}{share}"]
     return [*parts, *_eta(state)]

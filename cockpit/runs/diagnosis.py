@@ -28,6 +28,9 @@ RISE, RISE_SHARE = 0.1, 0.05
 """Least rise of a training loss: in nats, and as a share of it."""
 HELD_OUT_RISE, HELD_OUT_SHARE = 0.03, 0.02
 EXPLODED = 1.0
+EARLY_STEPS, EARLY_RISE = 8, 2.0
+"""Steps after which a short training may have exploded, and the least rise, in nats, of all its newest losses above all
+of its first ones."""
 SURE = 5.0
 """Standard errors of a difference that is certain."""
 LITTLE_FALL = 0.05
@@ -165,6 +168,7 @@ def diagnose(curves: Curves) -> list[Diagnosis]:
     view = _View.of(curves)
     of_loss = (_exploding, _rate_too_high, _overfitting, _rate_too_low, _underfitting, _plateau)
     first = next((found for judge in of_loss if view is not None and (found := judge(curves, view))), None)
+    first = first or (_exploding_early(curves) if view is None else None)
     return [diagnosis for diagnosis in (first, _input_bound(curves)) if diagnosis is not None]
 
 
@@ -292,6 +296,26 @@ def _exploding(curves: Curves, view: _View) -> Diagnosis | None:
         Trouble.EXPLODING,
         evidence,
         (_rate(view.peak / 4, "is a quarter"), Remedy("warmup_steps", "0.05", "raises it slowly")),
+    )
+
+
+def _exploding_early(curves: Curves) -> Diagnosis | None:
+    """Of a training with too few steps for means: every loss of its newest quarter is far above those of its first."""
+    broken = next((s for s, loss in zip(curves.steps, curves.losses, strict=True) if not math.isfinite(loss)), None)
+    losses = [loss for loss in curves.losses if math.isfinite(loss)]
+    quarter = max(3, len(losses) // 4)
+    peak = max((rate for rate in curves.rates if math.isfinite(rate)), default=0.0)
+    if broken is not None:
+        evidence = f"the loss of step {round(broken)} is not a finite number"
+    elif len(losses) >= EARLY_STEPS and min(losses[-quarter:]) > max(losses[:quarter]) + EARLY_RISE:
+        first, last = fmean(losses[:quarter]), fmean(losses[-quarter:])
+        evidence = f"the loss rose from {quantities.loss(first)} to {quantities.loss(last)} in {len(losses)} steps"
+    else:
+        return None
+    return Diagnosis(
+        Trouble.EXPLODING,
+        evidence,
+        (_rate(peak / 4, "is a quarter"), Remedy("warmup_steps", "0.1", "raises it slowly")),
     )
 
 

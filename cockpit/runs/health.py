@@ -122,8 +122,7 @@ class Pace(NamedTuple):
         """The newest record as text: "step 412", "loading", "120 of 291 tensors"."""
         work = self.work
         if isinstance(work, Progress):
-            of = "" if work.total is None else f" of {fmt.count(work.total)}"
-            return f"{fmt.count(work.done)}{of} {safe_text(work.unit, 20)}"
+            return fmt.of_unit(work.done, work.total, safe_text(work.unit, 20))
         if self.phase:
             return safe_text(self.phase, 60)
         step = getattr(work, "step", None)

@@ -108,9 +108,11 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str) -> RunStage | EndRu
     memory = memory_plan(stage, [attempt for _, attempt in sorted(facts.stage(name).attempts.items())])
     before = lowered_before(facts, name, _last_rerun(plan, facts, name), stage.retry) if resume else UNCHANGED
     if not attempts:
+        earlier = facts.attempts_since(_last_rerun(plan, facts, name), name) if resume else []
         return RunStage(
             name,
             resume=resume,
+            healthy_only=at_step is None and any(attempt.reason == EndReason.GUARD for attempt in earlier),
             at_step=at_step,
             learning_rate_scale=before.scale,
             guard_trips=before.trips,

@@ -28,6 +28,7 @@ from engines.events import (
     Progress,
     Step,
     UnreadableRecordError,
+    Warned,
     decode_record,
 )
 from engines.files import open_append
@@ -65,6 +66,12 @@ class EngineWatch:
         self._due_s = 0.0
         self._heard = b""
         self._use = EngineUse()
+        self._slow = False
+
+    @property
+    def longest_step_s(self) -> float | None:
+        """The longest of the newest steps, in seconds; None before the first."""
+        return max(self._step_s, default=None)
 
     def hear(self, lines: bytes) -> None:
         """Take lines of the live stream: on a full disk, they are the only sign of progress."""
@@ -91,11 +98,24 @@ class EngineWatch:
             self._cpu_s = cpu_s(self._engine.identity.pid)
             self._note_recovery()
         silence_s, pace = now_s - self._work.m, self._pace()
+        self._say_that_it_is_slow(pace)
         if pace is None or silence_s <= pace.patience_s:
             self._use = EngineUse()
         elif self._stalled is None and not (self._may_take_long(pace) and self._is_busy(now_s)):
             self._stalled = self._work
             self._report(pace, silence_s)
+
+    def _say_that_it_is_slow(self, pace: Pace | None) -> None:
+        """Journal once in an attempt that steps take much longer than they did, with what may be the reason."""
+        if self._slow or pace is None or pace.recent_s is None or pace.usual_s is None:
+            return
+        self._slow = True
+        now, before = quantities.duration(pace.recent_s), quantities.duration(pace.usual_s)
+        message = (
+            f"a step takes {now}, and took {before} before: another program uses the processor or the GPU, memory is"
+            " swapped, or the machine is hot; cockpit show has its load. Steps stay exact, and the run takes longer"
+        )
+        self._writer.emit(Warned(stage=self._engine.stage, attempt=self._engine.attempt, message=message))
 
     @staticmethod
     def _may_take_long(pace: Pace) -> bool:

@@ -11,13 +11,14 @@ from cockpit.supervision.engine_watch import EngineWatch
 from cockpit.supervision.process_tree import kill_tree, signal_process
 from cockpit.supervision.relay import Relay
 from cockpit.supervision.sampler_process import SamplerProcess
-from cockpit.supervision.stop_ladder import StopLadder
+from cockpit.supervision.stop_ladder import NOW_GRACE_S, StopLadder
 from engines import control
 from engines.control import Request
 from engines.emitter import EventWriter
 from engines.events import ControlApplied
 from engines.run_dir import RunDir
 from engines.words import Verb
+from recipes import quantities
 
 TICK_S = 0.25
 SETTLED_NS = 2_000_000_000
@@ -34,6 +35,7 @@ class Watch:
         self.ladder = StopLadder(stop_grace_s)
         self._seen = control.numbers_taken(run.control)
         self._listed: tuple[int, ...] | None = None
+        self._said: int | None = None
 
     def until_end(self, engine: EngineProcess) -> int | None:
         """Wait for the engine; returns its exit status, or None if it is not a child of this process."""
@@ -42,7 +44,7 @@ class Watch:
         while not self._ended(engine):
             readable, _, _ = select.select([engine.pidfd, *self.relay.readable], [], [], TICK_S)
             progress.hear(self.relay.pump())
-            self._escalate(engine)
+            self._escalate(engine, progress.longest_step_s)
             self.sampler.check()
             progress.look(time.monotonic())
             if engine.pidfd in readable:
@@ -66,9 +68,10 @@ class Watch:
     def _ended(self, engine: EngineProcess) -> bool:
         return engine.child is None and not engine.identity.is_alive()
 
-    def _escalate(self, engine: EngineProcess) -> None:
+    def _escalate(self, engine: EngineProcess, step_s: float | None) -> None:
         self._notice_requests()
-        rung = self.ladder.due(time.monotonic())
+        self._say_the_wait(engine, step_s)
+        rung = self.ladder.due(time.monotonic(), step_s)
         if rung == "term":
             self._record("the engine did not stop in time: sending TERM", engine)
             signal_process(engine.identity, signal.SIGTERM)
@@ -77,6 +80,17 @@ class Watch:
             # `until_end` collects the engine's exit status: if another call reaped the child, Popen would report 0.
             keep = frozenset({engine.identity.pid})
             kill_tree(self.run.root, [engine.identity], term_grace_s=0.0, keep=keep)
+
+    def _say_the_wait(self, engine: EngineProcess, step_s: float | None) -> None:
+        """Say once how long a stop waits for an engine whose steps are long."""
+        request = self.ladder.requested
+        if request is None or request.verb is not Verb.STOP or self._said == request.number:
+            return
+        self._said = request.number
+        grace_s = self.ladder.grace_s(step_s)
+        if step_s is not None and grace_s > NOW_GRACE_S:
+            took, wait = quantities.duration(step_s), quantities.duration(grace_s)
+            self._record(f"a step takes up to {took}: TERM follows if the engine has not stopped in {wait}", engine)
 
     def _notice_requests(self) -> None:
         for request in self._new_requests():

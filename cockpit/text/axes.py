@@ -41,7 +41,7 @@ class Domain:
 
 
 def fitted(lo: float, hi: float, *, log: bool = False) -> Domain:
-    """A domain for data from lo to hi, with some headroom; a single value gets a domain around it."""
+    """A domain for data from lo to hi, with some headroom; one around a single value, and from 0 for zeros."""
     if log:
         hi = hi if hi > 0 else 1.0
         lo = lo if lo > 0 else hi / 1e4
@@ -52,8 +52,10 @@ def fitted(lo: float, hi: float, *, log: bool = False) -> Domain:
     span = hi - lo
     if not math.isfinite(span) or max(-lo, hi) > 1e307:  # no room for headroom
         return Domain(-1e308, 1e308)
+    if lo == hi == 0.0:
+        return Domain(0.0, 1.0)
     if span <= abs(hi) * 1e-9:
-        span = abs(hi) * 0.2 or 1.0
+        span = abs(hi) * 0.2
         lo, hi = lo - span / 2, hi + span / 2
     pad = span * HEADROOM
     return Domain(0.0 if 0 <= lo < span * 0.25 else lo - pad, hi + pad)

@@ -50,6 +50,7 @@ __all__ = [
     "minutes",
     "number",
     "of_total",
+    "of_unit",
     "percent",
     "rate",
     "share_done",
@@ -60,6 +61,13 @@ __all__ = [
     "time_tick",
     "whole",
 ]
+
+
+def of_unit(done: float, total: float | None, unit: str) -> str:
+    """So many of a total in a unit of the plural: "120 of 291 tensors", "1 row"."""
+    of = f" of {count(total)}" if total is not None else ""
+    one = (done if total is None else total) == 1
+    return f"{count(done)}{of} {unit.removesuffix('s') if one else unit}"
 
 
 def of_total(used: float | None, total: float | None) -> str:

@@ -61,6 +61,14 @@ def test_a_change_has_both_values_and_only_what_differs_is_one() -> None:
     assert changes("stop_grace_s=3") == [FieldChange("", "stop_grace_s", "120.0", "3.0")]
 
 
+def test_a_value_that_other_fields_exclude_is_a_problem_of_its_override() -> None:
+    with pytest.raises(RecipeError) as caught:
+        change_recipe(RESOLVED, ["stop_grace_s=3", "tuned.early_stopping_patience=2"])
+    [problem] = caught.value.problems
+    assert problem.where == "--set tuned.early_stopping_patience=2"
+    assert "recipe.json" not in str(caught.value)
+
+
 def test_the_resolved_recipe_that_is_given_is_not_changed() -> None:
     before: dict[str, Any] = load_recipe_text(SOUND, Path("/nowhere/r.toml")).resolved
     change_recipe(before, ["tuned.learning_rate=3e-4"])

@@ -98,8 +98,7 @@ def _progress(stage: StageView, width: int, colours: dict[str, str]) -> list[Tex
             lines.append(bar)
     words = []
     if progress is not None:
-        total = f" of {fmt.count(progress.total)}" if progress.total is not None else ""
-        words.append(f"{fmt.count(progress.done)}{total} {safe_text(progress.unit, 20)}")
+        words.append(fmt.of_unit(progress.done, progress.total, safe_text(progress.unit, 20)))
     if share is not None:
         words.append(fmt.percent(share, 1))
     rate = stage.current.progress_rate if stage.current else None

@@ -57,9 +57,22 @@ def test_twenty_healthy_trainings_have_no_finding_at_any_step() -> None:
 
 
 @pytest.mark.parametrize("name", recorded("troubled"))
-def test_few_steps_prove_nothing_but_a_loss_that_is_not_finite(name: str) -> None:
+def test_few_steps_prove_nothing_but_a_rise_far_above_the_start(name: str) -> None:
     training = recorded("troubled")[name]
-    assert all(not diagnose(curves(training, size)) for size in range(50))
+    found = {one.trouble for size in range(50) for one in diagnose(curves(training, size))}
+    assert found <= ({Trouble.EXPLODING} if name == "learning rate too high, at once" else set())
+
+
+@pytest.mark.parametrize("steps", [8, 12])
+def test_a_short_training_that_blows_up_is_named(steps: int) -> None:
+    losses = [2.1, 2.4, 1.8, 2.9, *[4.0 + 1.5 * at for at in range(steps - 4)]]
+    [found] = diagnose(Curves(range(1, steps + 1), losses, [1e-2] * steps, [1.0] * steps, total_steps=steps))
+    assert found.trouble is Trouble.EXPLODING
+    assert f"in {steps} steps" in found.evidence
+    assert found.remedies[0].field == "learning_rate"
+    assert diagnose(Curves(range(1, 8), losses[:7], [1e-2] * 7, [1.0] * 7)) == [], "seven steps prove nothing"
+    calm = [loss if at < steps - 1 else 2.2 for at, loss in enumerate(losses)]
+    assert diagnose(Curves(range(1, steps + 1), calm, [1e-2] * steps, [1.0] * steps)) == [], "it came back"
 
 
 def test_three_evaluations_prove_no_overfitting() -> None:

@@ -193,6 +193,20 @@ def test_after_a_guard_the_retry_has_a_lower_rate_and_a_healthy_checkpoint(facto
     assert second.learning_rate_scale == pytest.approx(factor**2)
 
 
+def test_a_resume_after_a_guard_continues_from_a_healthy_checkpoint() -> None:
+    journal = Journal().start().done("data").attempt("base", 1, "guard")
+    resumed = journal.start("resume", "s2").next()
+    assert isinstance(resumed, RunStage)
+    assert (resumed.resume, resumed.healthy_only) == (True, True)
+
+
+def test_a_resume_after_a_crash_takes_the_newest_checkpoint() -> None:
+    journal = Journal().start().done("data").attempt("base", 1, "", supervisor_end="died")
+    resumed = journal.start("resume", "s2").next()
+    assert isinstance(resumed, RunStage)
+    assert (resumed.resume, resumed.healthy_only) == (True, False)
+
+
 def test_a_crash_after_a_guard_keeps_the_lower_rate() -> None:
     journal = Journal().start().done("data").attempt("base", 1, "guard").attempt("base", 2, "", supervisor_end="killed")
     action = journal.next()

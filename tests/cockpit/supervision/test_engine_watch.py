@@ -119,6 +119,20 @@ def test_progress_after_a_stall_is_journaled_and_a_second_stall_too(watched: Wat
     assert [type(event) for event in watched.found()] == [EngineStalled, EngineRecovered, EngineStalled]
 
 
+def test_steps_that_take_much_longer_than_before_are_said_once(watched: Watched) -> None:
+    def said() -> list[str]:
+        return [e.message for e in read_journal(watched.run.journal) if isinstance(e, Warned)]
+
+    now_s = time.monotonic()
+    for step in range(1, 41):
+        watched.step(step, step_s=2.0 if step <= 30 else 7.0)
+        watched.watch.look(now_s + step)
+        assert bool(said()) == (step >= 35), "half of the newest eight steps are slow"
+    assert len(said()) == 1
+    assert said()[0].startswith("a step takes 7s, and took 2s before: ")
+    assert watched.watch.longest_step_s == 7.0
+
+
 def test_a_slow_model_is_not_stalled_after_a_minute(watched: Watched) -> None:
     for step in range(1, 9):
         watched.step(step, step_s=30.0)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from cockpit.supervision.stop_ladder import NOW_GRACE_S, TERM_GRACE_S, StopLadder
+from cockpit.supervision.stop_ladder import MOST_NOW_GRACE_S, NOW_GRACE_S, TERM_GRACE_S, StopLadder
 from engines.control import Request
 from engines.words import Verb
 
@@ -61,6 +61,18 @@ def test_a_second_request_does_not_restart_the_grace_period() -> None:
     for number in range(2, 50):
         ladder.notice(Request(number, Verb.STOP))
     assert ladder.due(NOW_GRACE_S) == "term"
+
+
+@pytest.mark.parametrize(
+    ("step_s", "grace_s"), [(None, NOW_GRACE_S), (1.0, NOW_GRACE_S), (80.0, 120.0), (1e6, MOST_NOW_GRACE_S)]
+)
+def test_a_stop_now_waits_for_the_end_of_a_step(step_s: float | None, grace_s: float) -> None:
+    ladder = StopLadder(GRACE_S)
+    ladder.notice(Request(1, Verb.STOP))
+    assert ladder.due(0.0, step_s) == "none"
+    assert ladder.due(grace_s - 0.25, step_s) == "none"
+    assert ladder.due(grace_s, step_s) == "term"
+    assert ladder.due(grace_s + TERM_GRACE_S, step_s) == "kill"
 
 
 def test_the_grace_period_starts_when_an_engine_is_running() -> None:

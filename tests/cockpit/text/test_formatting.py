@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cockpit.text import formatting as fmt
+from cockpit.text.axes import Domain, fitted
 from recipes import quantities
 
 
@@ -52,3 +53,16 @@ def test_numbers_are_formatted_as_people_write_them(shown: str, expected: str) -
 def test_every_float_has_a_text(value: float) -> None:
     for write in (fmt.size, fmt.clock, lambda number: fmt.of_total(number, number)):
         assert write(value)
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "text"),
+    [(1, None, "1 row"), (0, None, "0 rows"), (12, 1, "12 of 1 row"), (1, 2, "1 of 2 rows"), (1500, None, "1.5k rows")],
+)
+def test_one_of_a_unit_is_singular(done: int, total: int | None, text: str) -> None:
+    assert fmt.of_unit(done, total, "rows") == text
+
+
+def test_an_axis_of_zeros_begins_at_zero() -> None:
+    assert fitted(0.0, 0.0) == Domain(0.0, 1.0)
+    assert fitted(5.0, 5.0).contains(5.0, 5.0)
