@@ -90,7 +90,10 @@ class Watch:
         grace_s = self.ladder.grace_s(step_s)
         if step_s is not None and grace_s > NOW_GRACE_S:
             took, wait = quantities.duration(step_s), quantities.duration(grace_s)
-            self._record(f"a step takes up to {took}: TERM follows if the engine has not stopped in {wait}", engine)
+            self._record(
+                f"the longest of the newest steps has taken {took}: TERM follows if the engine has not stopped in {wait}",
+                engine,
+            )
 
     def _notice_requests(self) -> None:
         for request in self._new_requests():
