@@ -91,7 +91,7 @@ class Watch:
         if step_s is not None and grace_s > NOW_GRACE_S:
             took, wait = quantities.duration(step_s), quantities.duration(grace_s)
             self._record(
-                f"the longest of the newest steps has taken {took}: TERM follows if the engine has not stopped in {wait}",
+                f"a step has taken {took}: TERM follows if the engine has not stopped in {wait}",
                 engine,
             )
 
