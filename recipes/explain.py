@@ -63,7 +63,8 @@ def _explain(finding: Any, tag: str | None, report: Report) -> None:
     loc = _without_form(tuple(finding["loc"]), tag)
     kind, value = finding["type"], finding["input"]
     if kind == "value_error":
-        _across_fields(loc, str(finding["ctx"]["error"]), report)
+        for line in str(finding["ctx"]["error"]).splitlines():
+            _across_fields(loc, line, report)
         return
     if kind == "extra_forbidden":
         _unknown_key(loc, tag, report)

@@ -26,7 +26,7 @@ IDENTITY = ("kind", "output")
 """Keys that decide the type of a stage; they are not fields."""
 
 
-_SECTIONS_FIRST = ("Stage", "Source", "Inputs", "Model", "LoRA", "Quantization")
+_SECTIONS_FIRST = ("Stage", "Source", "Inputs", "Model", "Positions", "LoRA", "Quantization")
 _SECTIONS_LAST = ("Precision", "Evaluation", "Samples", "Checkpoints", "Guards", "Retry", "Gates", "Launch")
 
 

@@ -6,14 +6,14 @@ warns of it before the model is trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cockpit.planning.models import file_plan, file_plans
 from exporters.gguf.own_types import check_tensor_types, with_tensor_types
 from exporters.gguf.quant_types import FilePlan, Shape, model_shapes
-from exporters.hf_model.families.llama import LLAMA
+from exporters.hf_model.architectures import ARCHITECTURES
 from recipes.file_types import label_of
 from recipes.problems import OperatorError
 from recipes.stages.export import ExportStage
@@ -49,8 +49,7 @@ class PlannedFile:
 
 def planned_files(export: ExportStage, base: PretrainStage, vocab_size: int) -> Iterator[PlannedFile]:
     """The files that an export of a model with these fields will write."""
-    fields: Mapping[str, object] = {**base.model_dump(), "head_dim": None, "vocab_size": vocab_size}
-    shapes = model_shapes(LLAMA, fields)
+    shapes = model_shapes(ARCHITECTURES[base.decoder.class_name], {**base.config(), "vocab_size": vocab_size})
     wrong = _wrong_names(export, shapes)
     for file_type in dict.fromkeys(export.file_types):
         plan = with_tensor_types(_plan(file_type, export, base, shapes), export.tensor_types)
@@ -111,7 +110,7 @@ def _plan(file_type: str, export: ExportStage, base: PretrainStage, shapes: list
         layers=base.num_hidden_layers,
         gqa=base.num_attention_heads // base.num_key_value_heads,
         importance=export.imatrix == "always",
-        seventy_b=LLAMA.is_seventy_b(base.num_hidden_layers),
+        seventy_b=ARCHITECTURES[base.decoder.class_name].is_seventy_b(base.num_hidden_layers),
     )
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from recipes.stages.decoder.model_types import MODEL_TYPES
+from recipes.stages.decoder.sizes import FEED_FORWARD, Sizes
 from recipes.stages.dpo import DpoStage, PreferenceFields
 from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage
 from recipes.stages.pretrain import PretrainStage
@@ -44,61 +46,7 @@ PAIRS = 1.5
 """Factor on what a row of a pair keeps: TRL measures more of it; measured."""
 SHAPE_KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 """What a config.json must say; the other sizes have defaults."""
-_MLP = ("gate_proj", "up_proj", "down_proj")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a dense decoder with gated feed-forward layers, as its config.json names them."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    vocab_size: int
-    tie_word_embeddings: bool = False
-
-    @property
-    def queries(self) -> int:
-        """Width of all query heads together."""
-        return self.num_attention_heads * self.head_dim
-
-    @property
-    def keys(self) -> int:
-        """Width of all key heads together."""
-        return self.num_key_value_heads * self.head_dim
-
-    @property
-    def linear(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of a layer's matrices."""
-        width, inner = self.hidden_size, self.intermediate_size
-        return {
-            "q_proj": (width, self.queries),
-            "k_proj": (width, self.keys),
-            "v_proj": (width, self.keys),
-            "o_proj": (self.queries, width),
-            "gate_proj": (width, inner),
-            "up_proj": (width, inner),
-            "down_proj": (inner, width),
-        }
-
-    @property
-    def linear_parameters(self) -> int:
-        """Parameters of the matrices of all layers."""
-        return self.num_hidden_layers * sum(inputs * outputs for inputs, outputs in self.linear.values())
-
-    @property
-    def embeddings(self) -> int:
-        """Parameters of the embedding and of a head of its own."""
-        return self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
-
-    @property
-    def parameters(self) -> int:
-        """All parameters, norms included and biases not."""
-        return self.linear_parameters + self.embeddings + (2 * self.num_hidden_layers + 1) * self.hidden_size
 
 
 @dataclass(frozen=True)
@@ -136,27 +84,13 @@ class MemoryNeed:
         return self.weights + self.optimizer + max(self.gradients + self.activations // 2, of_rows)
 
 
-def shape_of_stage(stage: PretrainStage, vocab_size: int) -> Shape:
-    """The shape of a model that a pretrain stage makes."""
-    return Shape(
-        hidden_size=stage.hidden_size,
-        intermediate_size=stage.intermediate_size,
-        num_hidden_layers=stage.num_hidden_layers,
-        num_attention_heads=stage.num_attention_heads,
-        num_key_value_heads=stage.num_key_value_heads,
-        head_dim=stage.hidden_size // stage.num_attention_heads,
-        vocab_size=vocab_size,
-        tie_word_embeddings=stage.tie_word_embeddings,
-    )
-
-
-def shape_of_config(config: Mapping[str, Any]) -> Shape | None:
+def shape_of_config(config: Mapping[str, Any]) -> Sizes | None:
     """The shape that a model's settings say; None for other kinds of layers, or where a size is missing."""
     if any(config.get(name) for name in _EXPERTS):
         return None
     try:
         heads = int(config["num_attention_heads"])
-        found = Shape(
+        found = Sizes(
             hidden_size=int(config["hidden_size"]),
             intermediate_size=int(config["intermediate_size"]),
             num_hidden_layers=int(config["num_hidden_layers"]),
@@ -165,15 +99,16 @@ def shape_of_config(config: Mapping[str, Any]) -> Shape | None:
             head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
             vocab_size=int(config["vocab_size"]),
             tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+            model_type=next((name for name in MODEL_TYPES if name == config.get("model_type")), "llama"),
         )
     except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError):
         return None
-    sizes = [value for value in vars(found).values() if not isinstance(value, bool)]
+    sizes = [value for value in vars(found).values() if isinstance(value, int) and not isinstance(value, bool)]
     return found if all(0 < size < 1 << 40 for size in sizes) else None
 
 
 def memory_need(
-    stage: TrainingFields, shape: Shape, *, bf16: bool, longest: int | None = None, labelled: float = 1.0
+    stage: TrainingFields, shape: Sizes, *, bf16: bool, longest: int | None = None, labelled: float = 1.0
 ) -> MemoryNeed:
     """What a training needs at its peak, if every row is as long as the longest.
 
@@ -218,7 +153,7 @@ def fills_sequences(stage: TrainingFields) -> bool:
     return isinstance(stage, PretrainStage) or (isinstance(stage, FinetuneFields) and stage.packing)
 
 
-def _frozen_bytes(stage: FinetuneStage, shape: Shape, *, bf16: bool) -> float:
+def _frozen_bytes(stage: FinetuneStage, shape: Sizes, *, bf16: bool) -> float:
     each = BFLOAT16 if bf16 else FLOAT32
     if not stage.load_in_4bit:
         return each * shape.parameters
@@ -226,14 +161,14 @@ def _frozen_bytes(stage: FinetuneStage, shape: Shape, *, bf16: bool) -> float:
     return each * (shape.parameters - shape.linear_parameters) + narrow * shape.linear_parameters
 
 
-def _targets(stage: FinetuneStage, shape: Shape) -> list[str]:
+def _targets(stage: FinetuneStage, shape: Sizes) -> list[str]:
     if stage.target_modules == [ALL_LINEAR]:
         return list(shape.linear)
     wanted = {name.rpartition(".")[2] for name in stage.target_modules}
     return [name for name in shape.linear if name in wanted]
 
 
-def _trained(stage: TrainingFields, shape: Shape) -> int:
+def _trained(stage: TrainingFields, shape: Sizes) -> int:
     """Parameters that the optimizer changes."""
     if not isinstance(stage, FinetuneStage):
         return shape.parameters
@@ -245,7 +180,7 @@ def _trained(stage: TrainingFields, shape: Shape) -> int:
 _ENDS = ("embed_tokens", "lm_head")
 
 
-def _kept_per_token(stage: TrainingFields, shape: Shape, *, bf16: bool) -> float:
+def _kept_per_token(stage: TrainingFields, shape: Sizes, *, bf16: bool) -> float:
     """Bytes that a token keeps for the backward pass, in all layers."""
     layer = _layer_bytes(stage, shape, bf16=bf16)
     if not stage.gradient_checkpointing:
@@ -255,14 +190,14 @@ def _kept_per_token(stage: TrainingFields, shape: Shape, *, bf16: bool) -> float
     return shape.num_hidden_layers * width * shape.hidden_size + 2 * layer
 
 
-def _layer_bytes(stage: TrainingFields, shape: Shape, *, bf16: bool) -> float:
+def _layer_bytes(stage: TrainingFields, shape: Sizes, *, bf16: bool) -> float:
     """Bytes that a token keeps in one layer: coefficients of the widths, by what the backward pass of each needs."""
     width, queries, keys, inner = shape.hidden_size, shape.queries, shape.keys, shape.intermediate_size
     if not isinstance(stage, FinetuneStage):
         row = (16, 4, 4, 8) if bf16 else (24, 8, 8, 16)
         return row[0] * width + row[1] * queries + row[2] * keys + row[3] * inner + 4 * shape.num_attention_heads
     targets = _targets(stage, shape)
-    in_mlp = any(name in _MLP for name in targets)
+    in_mlp = any(name in FEED_FORWARD for name in targets)
     row = ((18, 6, 4, 8) if in_mlp else (14, 6, 4, 6)) if bf16 else (16, 8, 8, 16) if in_mlp else (12, 8, 8, 12)
     kept = row[0] * width + row[1] * queries + row[2] * keys + row[3] * inner + 4 * shape.num_attention_heads
     kept += len(targets) * stage.r * (BFLOAT16 if bf16 else FLOAT32)
@@ -277,13 +212,13 @@ DROPOUT_BYTES = 4
 """Bytes per input of an adapted layer that dropout on it keeps in addition."""
 
 
-def _layer_gradients(shape: Shape, *, bf16: bool) -> float:
+def _layer_gradients(shape: Sizes, *, bf16: bool) -> float:
     """Bytes of a token's gradients within one layer, which exist beside what all layers keep."""
     each = BFLOAT16 if bf16 else FLOAT32
     return each * (3 * shape.intermediate_size + 2 * shape.hidden_size)
 
 
-def _logits(stage: TrainingFields, shape: Shape, tokens: int, labelled: float) -> float:
+def _logits(stage: TrainingFields, shape: Sizes, tokens: int, labelled: float) -> float:
     if isinstance(stage, PreferenceFields):  # those of answers, all at once
         return PAIR_LOGIT_BYTES * labelled * tokens * shape.vocab_size
     return LOGIT_BYTES * min(labelled * tokens * shape.vocab_size, MOST_LOGITS)

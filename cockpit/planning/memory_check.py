@@ -15,7 +15,6 @@ from cockpit.planning.memory import (
     LIBRARIES_BYTES,
     OPTIMIZER_BYTES,
     MemoryNeed,
-    Shape,
     computes_in_bfloat16,
     fills_sequences,
     memory_need,
@@ -26,6 +25,7 @@ from engines.processor import native_bfloat16
 from recipes.load import LoadedRecipe
 from recipes.problems import Problem
 from recipes.quantities import percent, size
+from recipes.stages.decoder.sizes import Sizes
 from recipes.stages.finetune import FinetuneStage
 from recipes.stages.steps import smaller_batch
 from recipes.stages.training import TrainingFields
@@ -70,7 +70,7 @@ class StageMemory:
     """What one training needs, and how to compute it again with other fields."""
 
     stage: TrainingFields
-    shape: Shape
+    shape: Sizes
     bf16: bool
     longest: int | None
 

@@ -12,11 +12,9 @@ from cockpit.planning.files import PlannedFile, files_of_folder, planned_files
 from cockpit.planning.memory import (
     OPTIMIZER_BYTES,
     MemoryNeed,
-    Shape,
     computes_in_bfloat16,
     memory_need,
     shape_of_config,
-    shape_of_stage,
 )
 from engines.artifacts.data_folder import TOKENS_JSON
 from engines.device_identity import nvidia_gpus
@@ -28,6 +26,7 @@ from engines.processor import native_bfloat16
 from exporters.hf_model.architectures import language_settings
 from recipes.graph import Graph
 from recipes.schema import Recipe
+from recipes.stages.decoder.sizes import FEED_FORWARD, Sizes
 from recipes.stages.export import ExportStage
 from recipes.stages.fake import FakeStage
 from recipes.stages.fields import StageFields
@@ -112,14 +111,6 @@ def plan(recipe: Recipe, graph: Graph | None = None, looks: Mapping[str, StageLo
     )
 
 
-def llama_parameters(stage: PretrainStage, vocab_size: int) -> int:
-    """The exact number of parameters of a pretrain stage's Llama model (no biases; one RMSNorm weight per channel)."""
-    width, layers = stage.hidden_size, stage.num_hidden_layers
-    per_layer = sum(inputs * outputs for inputs, outputs in _projections(stage).values()) + 2 * width
-    embeddings = vocab_size * width * (1 if stage.tie_word_embeddings else 2)
-    return embeddings + layers * per_layer + width
-
-
 def adapter_parameters(stage: FinetuneStage, base: PretrainStage, vocab_size: int | None) -> int | None:
     """Parameters that the training of an adapter changes; None if a size is unknown.
 
@@ -149,28 +140,14 @@ def is_target(stage: FinetuneStage, layer: str) -> bool:
 
 
 def linear_layers(stage: PretrainStage, vocab_size: int | None) -> dict[str, tuple[int, int] | None]:
-    """Inputs and outputs of every linear layer of a pretrain stage's Llama model by name; None if unknown."""
+    """Inputs and outputs of every linear layer of a pretrain stage's model by name; None if unknown."""
     found: dict[str, tuple[int, int] | None] = {}
     for layer in range(stage.num_hidden_layers):
-        for name, shape in _projections(stage).items():
-            part = "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+        for name, shape in stage.sizes(0).linear.items():
+            part = "mlp" if name in FEED_FORWARD else "self_attn"
             found[f"model.layers.{layer}.{part}.{name}"] = shape
     found[OUTPUT_HEAD] = None if vocab_size is None else (stage.hidden_size, vocab_size)
     return found
-
-
-def _projections(stage: PretrainStage) -> dict[str, tuple[int, int]]:
-    width, inner = stage.hidden_size, stage.intermediate_size
-    narrow = width // stage.num_attention_heads * stage.num_key_value_heads
-    return {
-        "q_proj": (width, width),
-        "k_proj": (width, narrow),
-        "v_proj": (width, narrow),
-        "o_proj": (width, width),
-        "gate_proj": (width, inner),
-        "up_proj": (width, inner),
-        "down_proj": (inner, width),
-    }
 
 
 def _stage_plan(
@@ -184,12 +161,12 @@ def _stage_plan(
     return replace(made, memory=memory_need(stage, shape, bf16=bf16, longest=longest_row(look)))
 
 
-def shape_of(stage: StageFields, by_name: Mapping[str, StageFields], graph: Graph | None) -> Shape | None:
+def shape_of(stage: StageFields, by_name: Mapping[str, StageFields], graph: Graph | None) -> Sizes | None:
     """The shape of a stage's model, by the stage that creates it or by its folder's config.json; None if unknown."""
     base = base_of(stage, by_name)
     if base is not None:
         vocab_size = _vocab_size(base, by_name) or _vocab_of_tokens(_tokens_folder(base, graph))
-        return None if vocab_size is None else shape_of_stage(base, vocab_size)
+        return None if vocab_size is None else base.sizes(vocab_size)
     folder = None if graph is None else model_folder(stage, by_name, graph) or _cached_folder(stage, by_name, graph)
     try:
         config = None if folder is None else read_json(folder / CONFIG_JSON, MAX_CONFIG_BYTES)
@@ -373,4 +350,4 @@ def base_of(stage: StageFields, by_name: Mapping[str, StageFields]) -> PretrainS
 def _parameters(stage: StageFields, by_name: Mapping[str, StageFields]) -> int | None:
     base = base_of(stage, by_name)
     vocab_size = None if base is None else _vocab_size(base, by_name)
-    return None if base is None or vocab_size is None else llama_parameters(base, vocab_size)
+    return None if base is None or vocab_size is None else base.sizes(vocab_size).parameters

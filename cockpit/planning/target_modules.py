@@ -23,7 +23,6 @@ from recipes.stages.pretrain import PretrainStage
 
 _LISTED = 20
 _EMBEDDINGS = re.compile(r"(^|[._])(embed_tokens|embed_positions|word_embeddings|embed_in|wte|wpe)$")
-_NORMS = ("input_layernorm", "post_attention_layernorm")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
@@ -56,7 +55,7 @@ def unknown_layers(stage: FinetuneStage, by_name: Mapping[str, StageFields], gra
     Empty also for a model whose layers are not known yet.
     """
     base = base_of(stage, by_name)
-    layers = _of_llama(base) if base is not None else _of_folder(model_folder(stage, by_name, graph))
+    layers = _of_stage(base) if base is not None else _of_folder(model_folder(stage, by_name, graph))
     if not layers.linear:
         return []
     targets = [name for name in layers.linear if not _EXPERT.search(name)]
@@ -92,9 +91,9 @@ def _without_a_layer(field: str, patterns: Mapping[str, float], adapted: list[st
     ]
 
 
-def _of_llama(base: PretrainStage) -> _Layers:
+def _of_stage(base: PretrainStage) -> _Layers:
     linear = list(linear_layers(base, None))
-    norms = [f"model.layers.{n}.{name}" for n in range(base.num_hidden_layers) for name in _NORMS]
+    norms = [f"model.layers.{n}.{name}" for n in range(base.num_hidden_layers) for name in base.decoder.norms]
     return _Layers(linear, [*linear, *norms, "model.norm", "model.embed_tokens"])
 
 

@@ -1,11 +1,12 @@
-"""A Llama-type decoder with the stage's shape and new weights."""
+"""A decoder with the stage's shape and new weights."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+import transformers
+from transformers import AutoConfig
 
 from recipes.stages.pretrain import PretrainStage
 
@@ -19,24 +20,16 @@ def build_model(stage: PretrainStage, *, vocab_size: int, bos_id: int | None, eo
         bos_id: the tokenizer's begin-of-sequence token; None without one.
         eos_id: the token that ends every document.
     """
-    config = LlamaConfig(
+    config = AutoConfig.for_model(
+        stage.model_type,
         vocab_size=vocab_size,
-        hidden_size=stage.hidden_size,
-        intermediate_size=stage.intermediate_size,
-        num_hidden_layers=stage.num_hidden_layers,
-        num_attention_heads=stage.num_attention_heads,
-        num_key_value_heads=stage.num_key_value_heads,
-        max_position_embeddings=stage.max_length,
-        rope_theta=stage.rope_theta,
-        rms_norm_eps=stage.rms_norm_eps,
-        tie_word_embeddings=stage.tie_word_embeddings,
-        attention_dropout=stage.attention_dropout,
-        initializer_range=stage.initializer_range,
+        **stage.config(),
         bos_token_id=bos_id,
         eos_token_id=eos_id,
+        pad_token_id=None,
         dtype="float32",
     )
-    model = LlamaForCausalLM(config)
+    model = getattr(transformers, stage.decoder.class_name)(config)
     model.generation_config.bos_token_id = bos_id
     model.generation_config.eos_token_id = eos_id
     model.generation_config.pad_token_id = eos_id

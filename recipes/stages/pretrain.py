@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from pydantic import model_validator
 
 from recipes.setting import setting
+from recipes.stages.decoder.model_types import MODEL_TYPES, DecoderType, ModelType
+from recipes.stages.decoder.rope import RopeParameters
+from recipes.stages.decoder.sizes import Sizes
 from recipes.stages.kind import StageKind
 from recipes.stages.training import EVALUATES, TrainingFields, training_metrics, training_needs
 
@@ -17,7 +21,7 @@ SAMPLE_METRICS = (
 
 
 class PretrainStage(TrainingFields):
-    """A Llama-type decoder (GQA, SwiGLU, RoPE, RMSNorm) trained from scratch on token shards."""
+    """A decoder (GQA, SwiGLU, RoPE, RMSNorm) trained from scratch on token shards."""
 
     kind: Literal["pretrain"] = "pretrain"
     data: str = setting(
@@ -35,6 +39,13 @@ class PretrainStage(TrainingFields):
         help="Model whose weights the training starts from: a stage, a folder, or RUN:STAGE."
         " A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
     )
+    model_type: ModelType = setting(
+        "llama",
+        section="Model",
+        at_resume="shapes",
+        help="Type of the model, as transformers names it: qwen3 norms each head's queries and keys, olmo2 all heads'"
+        " together and after the layers; qwen2 has biases; mistral, qwen2 and qwen3 may have a sliding_window.",
+    )
     hidden_size: int = setting(
         section="Model",
         at_resume="shapes",
@@ -48,7 +59,10 @@ class PretrainStage(TrainingFields):
         section="Model", at_resume="shapes", ge=1, le=1000, help="Number of decoder layers."
     )
     num_attention_heads: int = setting(
-        section="Model", at_resume="shapes", ge=1, help="Number of query heads; must divide hidden_size."
+        section="Model",
+        at_resume="shapes",
+        ge=1,
+        help="Number of query heads; must divide hidden_size, unless model_type allows a head_dim of its own.",
     )
     num_key_value_heads: int = setting(
         section="Model",
@@ -56,8 +70,41 @@ class PretrainStage(TrainingFields):
         ge=1,
         help="Number of key and value heads; must divide num_attention_heads.",
     )
+    head_dim: int | None = setting(
+        None,
+        section="Model",
+        at_resume="shapes",
+        ge=2,
+        advanced=True,
+        help="Width of a head; by default, hidden_size / num_attention_heads.",
+    )
+    max_position_embeddings: int | None = setting(
+        None,
+        section="Positions",
+        at_resume="arithmetic",
+        ge=8,
+        unit="tokens",
+        advanced=True,
+        help="Context that the model states; by default, max_length.",
+    )
     rope_theta: float = setting(
-        10_000.0, section="Model", at_resume="arithmetic", gt=0, help="Base of the rotary position embedding."
+        10_000.0, section="Positions", at_resume="arithmetic", gt=0, help="Base of the rotary position embedding."
+    )
+    rope_parameters: RopeParameters = setting(
+        default_factory=RopeParameters,
+        section="Positions",
+        at_resume="arithmetic",
+        help="How positions are stretched for a longer context.",
+    )
+    sliding_window: int | None = setting(
+        None,
+        section="Positions",
+        at_resume="arithmetic",
+        ge=1,
+        unit="tokens",
+        advanced=True,
+        help="Tokens that a token attends to in every layer, itself included; all without a value. For mistral, qwen2"
+        " and qwen3; llama.cpp does not apply their window, so its answers are the model's up to this length.",
     )
     rms_norm_eps: float = setting(
         1e-5,
@@ -101,24 +148,108 @@ class PretrainStage(TrainingFields):
         40, section="Samples", at_resume="change", ge=1, unit="tokens", help="Maximum length of a sample."
     )
 
+    @property
+    def decoder(self) -> DecoderType:
+        """What the model type has."""
+        return MODEL_TYPES[self.model_type]
+
+    @property
+    def head_width(self) -> int:
+        """Width of a head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    def sizes(self, vocab_size: int) -> Sizes:
+        """The sizes of the model for a vocabulary."""
+        return Sizes(
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            num_key_value_heads=self.num_key_value_heads,
+            head_dim=self.head_width,
+            vocab_size=vocab_size,
+            tie_word_embeddings=self.tie_word_embeddings,
+            model_type=self.model_type,
+        )
+
+    def config(self) -> dict[str, Any]:
+        """The settings of the model without its vocabulary, as transformers names them."""
+        windows = {"sliding_window": self.sliding_window, **(self.decoder.window or {})}
+        return {
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            **({"head_dim": self.head_width} if self.decoder.free_head_width else {}),
+            "max_position_embeddings": self.max_position_embeddings or self.max_length,
+            "rope_parameters": self.rope_parameters.settings(self.rope_theta),
+            **(self.decoder.no_window if self.sliding_window is None else windows),
+            "rms_norm_eps": self.rms_norm_eps,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "attention_dropout": self.attention_dropout,
+            "initializer_range": self.initializer_range,
+        }
+
     @model_validator(mode="after")
     def _shapes_fit(self) -> PretrainStage:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size — must be a multiple of num_attention_heads; got {self.hidden_size} and "
-                f"{self.num_attention_heads}; allowed: a multiple of {self.num_attention_heads}"
-            )
-        if (self.hidden_size // self.num_attention_heads) % 2:
-            raise ValueError(
-                f"num_attention_heads — rotary embedding needs an even head width; got "
-                f"{self.hidden_size // self.num_attention_heads}; allowed: an even hidden_size / num_attention_heads"
-            )
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_key_value_heads — must divide num_attention_heads; got {self.num_key_value_heads} and "
-                f"{self.num_attention_heads}; allowed: a divisor of {self.num_attention_heads}"
-            )
+        problems = [*self._head_problems(), *self._position_problems()]
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
+
+    def _head_problems(self) -> Iterator[str]:
+        width, heads, kind = self.hidden_size, self.num_attention_heads, self.decoder
+        if width % heads and not (kind.any_heads and kind.free_head_width and self.head_dim):
+            free = " and ".join(name for name, row in MODEL_TYPES.items() if row.any_heads and row.free_head_width)
+            yield (
+                f"hidden_size — must be a multiple of num_attention_heads; got {width} and {heads}; allowed: a multiple"
+                f" of {heads}; {_divisors(width)}; or use head_dim with model_type {free}"
+            )
+            return
+        elif self.head_dim is not None and not kind.free_head_width and self.head_dim * heads != width:
+            yield (
+                f"head_dim — {self.model_type} has heads of hidden_size / num_attention_heads; got {self.head_dim};"
+                f" allowed: {width // heads}"
+            )
+        if self.head_width % 2:
+            yield (
+                f"num_attention_heads — rotary embedding needs an even head width; got {self.head_width};"
+                " allowed: an even head_dim or hidden_size / num_attention_heads"
+            )
+        if heads % self.num_key_value_heads:
+            yield (
+                f"num_key_value_heads — must divide num_attention_heads; got {self.num_key_value_heads} and "
+                f"{heads}; allowed: a divisor of {heads}"
+            )
+        if self.tie_word_embeddings and not kind.tied:
+            yield (
+                f"tie_word_embeddings — GGUF files of {self.model_type} have no tied output head; got true; allowed:"
+                " false"
+            )
+
+    def _position_problems(self) -> Iterator[str]:
+        rope, kind, context = self.rope_parameters, self.decoder, self.max_position_embeddings
+        if rope.rope_type not in kind.rope_types:
+            yield (
+                f"rope_parameters.rope_type — GGUF files of {self.model_type} cannot have it; got {rope.rope_type};"
+                f" allowed: {', '.join(kind.rope_types)}"
+            )
+        yield from rope.problems()
+        if context is not None and context < self.max_length:
+            yield f"max_position_embeddings — must be at least max_length, {self.max_length}; got {context}"
+        if self.sliding_window is not None and kind.window is None:
+            able = ", ".join(name for name, row in MODEL_TYPES.items() if row.window is not None)
+            yield (
+                f"sliding_window — {self.model_type} has no windows; got {self.sliding_window}; allowed: leave it out,"
+                f" or model_type {able}"
+            )
+
+
+def _divisors(width: int) -> str:
+    """The numbers of heads of 32 to 256 values that a width allows, as a hint."""
+    found = [str(heads) for heads in range(1, width + 1) if width % heads == 0 and 32 <= width // heads <= 256]
+    return f"num_attention_heads {', '.join(found)} divide {width}" if found else "change num_attention_heads"
 
 
 PRETRAIN = StageKind(

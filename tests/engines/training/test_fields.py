@@ -17,6 +17,7 @@ import pytest
 
 from engines.artifacts.checkpoints import scan_attempt
 from recipes.problems import OperatorError
+from recipes.stages.decoder.rope import RopeParameters
 from recipes.stages.dpo import DpoModelStage, DpoStage, PreferenceFields
 from recipes.stages.fields import ModelGuards, ModelRetry
 from recipes.stages.finetune import FinetuneFields, FinetuneModelStage, FinetuneStage
@@ -115,7 +116,12 @@ PRETRAIN: dict[str, Change] = {
     "num_hidden_layers": Change(2),
     "num_attention_heads": Change(4, {"num_key_value_heads": 1}),
     "num_key_value_heads": Change(1),
+    "model_type": Change("qwen3"),
+    "head_dim": Change(4, {"model_type": "qwen3"}),
+    "max_position_embeddings": Change(80),
     "rope_theta": Change(5000.0),
+    "rope_parameters": Change({"rope_type": "linear", "factor": 2.0}),
+    "sliding_window": Change(7, {"model_type": "mistral"}),
     "rms_norm_eps": Change(2e-5),
     "tie_word_embeddings": Change(False),
     "attention_dropout": Change(0.15),
@@ -220,6 +226,10 @@ NESTED = {
     "guards.no_improvement": "engines/training/test_watch.py::test_a_training_without_improvement_saves_and_ends",
     "guards.no_improvement_on": "engines/training/test_watch.py::test_no_improvement_of_evaluations_counts_from",
     "guards.wall_clock_s": "engines/training/test_watch.py::test_a_training_whose_time_is_over_saves_and_stops",
+    **{
+        f"rope_parameters.{name}": "engines/training/test_decoders.py::test_losses_norms_and_rates_are_those_of"
+        for name in RopeParameters.model_fields
+    },
     "retry.max_attempts": "cockpit/schedule/test_scheduling.py::test_a_failed_attempt_is_retried_from_its_checkpoint",
     "retry.learning_rate_factor": "cockpit/schedule/test_scheduling.py::test_after_a_guard_the_retry_has_a_lower_rate",
     "retry.out_of_memory_halvings": "cockpit/schedule/test_memory_plan.py::test_halvings_are_those_that_the_recipe",
@@ -422,7 +432,7 @@ def test_every_key_of_guards_and_retries_has_a_test_in_which_it_takes_effect() -
     keys = {f"guards.{name}" for name in ModelGuards.model_fields} | {
         f"retry.{name}" for name in ModelRetry.model_fields
     }
-    assert NESTED.keys() == keys
+    assert NESTED.keys() == keys | {f"rope_parameters.{name}" for name in RopeParameters.model_fields}
     for key, where in {**NESTED, **ELSEWHERE}.items():
         file, _, test = where.partition("::")
         assert f"def {test}" in (Path(__file__).resolve().parents[2] / file).read_text(encoding="utf-8"), key
