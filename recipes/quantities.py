@@ -93,6 +93,18 @@ def whole(value: float | None) -> str:
     return number(value) if value is None or not math.isfinite(value) else str(round(value))
 
 
+def grouped(value: int) -> str:
+    """A count in full with its thousands apart: 1,500,088,320."""
+    return f"{value:,}"
+
+
+def deviation(share: float) -> str:
+    """How far a number is from a wanted one, as a share of it, with its sign: +0.006%, -2.1%, 0%."""
+    percentage = 100 * share
+    text = f"{percentage:+.3f}" if abs(percentage) < 0.1 else f"{percentage:+.1f}"
+    return f"{text.rstrip('0').rstrip('.')}%" if float(text) else "0%"
+
+
 def rate(per_second: float | None, unit: str = "tok") -> str:
     """Something per second: 2.1k tok/s."""
     return NOT_MEASURED if per_second is None else f"{count(per_second)} {unit}/s"

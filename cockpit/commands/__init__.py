@@ -9,6 +9,7 @@ from __future__ import annotations
 PURPOSES = {
     "run": "run a recipe and follow it",
     "check": "check a recipe without running it",
+    "plan": "find the shape of a model with a wanted number of parameters",
     "import": "make a recipe of a configuration of LLaMA-Factory, Axolotl, TRL or Unsloth",
     "rows": "show rows of data as the model will see them: tokens, what is trained, where a row is cut",
     "ls": "list runs, newest first",
@@ -35,8 +36,8 @@ PURPOSES = {
 }
 """Purpose of each command, in the order of the help page."""
 
-HOUSE = frozenset({"du", "metrics", "mv", "note", "prune", "rm"})
-"""Commands whose module is in `house`."""
+_FOLDERS = {"house": ("du", "metrics", "mv", "note", "prune", "rm"), "sizing": ("plan",)}
+"""Commands whose module is in a folder, by the folder."""
 
 _MODULES = {"import": "import_config"}
 """Modules of commands whose names Python keeps for itself."""
@@ -44,4 +45,5 @@ _MODULES = {"import": "import_config"}
 
 def module_of(command: str) -> str:
     """The module of a command."""
-    return f"cockpit.commands.{'house.' if command in HOUSE else ''}{_MODULES.get(command, command)}"
+    folder = next((f"{folder}." for folder, commands in _FOLDERS.items() if command in commands), "")
+    return f"cockpit.commands.{folder}{_MODULES.get(command, command)}"

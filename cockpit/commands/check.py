@@ -44,6 +44,7 @@ from engines.look.answer import StageLook
 from engines.words import ExitCode
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError
+from recipes.stages.decoder.operations import PLANNED_DEVICE, PLANNED_SHARE, planned_seconds
 
 
 def declare(parser: CommandParser) -> None:
@@ -143,6 +144,8 @@ def _print(loaded: LoadedRecipe, made: Plan, looks: Mapping[str, StageLook]) -> 
     for planned in made.stages:
         if planned.precision is not None:
             say(f"{planned.name} computes in {planned.precision}")
+        if planned.kind == "pretrain" and planned.parameters is not None:
+            say(f"{planned.name} has {fmt.grouped(planned.parameters)} parameters{_time_words(planned)}")
     stages = {stage.name: stage for stage in loaded.recipe.stage}
     for name in loaded.graph.order:
         if name in looks:
@@ -155,6 +158,16 @@ def _print(loaded: LoadedRecipe, made: Plan, looks: Mapping[str, StageLook]) -> 
             if file.warning:
                 for line in file.warning.splitlines():
                     say(f"warning: {file.stage}.{line}")
+
+
+def _time_words(planned: StagePlan) -> str:
+    """What a pretraining computes, and how long that takes on a known device: an estimate."""
+    if planned.operations is None:
+        return ""
+    time = fmt.duration(planned_seconds(planned.operations))
+    share = f"{fmt.percent(PLANNED_SHARE)} of its peak"
+    operations = f"{fmt.number(planned.operations, 2)} operations"
+    return f"; {operations}, about {time} on an {PLANNED_DEVICE} at {share} (an estimate)"
 
 
 def _files(made: Plan) -> list[str]:

@@ -142,7 +142,7 @@ def memory_need(
     )
 
 
-def _of_others(stage: TrainingFields, shape: Shape) -> float:
+def _of_others(stage: TrainingFields, shape: Sizes) -> float:
     """What the optimizer has more for weights that are no matrices of layers: with Muon, they are AdamW's."""
     each = OPTIMIZER_BYTES["adamw_torch"] - OPTIMIZER_BYTES[MUON]
     return each * (shape.parameters - shape.linear_parameters) if stage.optim == MUON else 0.0

@@ -59,6 +59,7 @@ class StagePlan:
         steps: optimizer steps.
         tokens_per_step: positions of full sequences.
         tokens: read in all steps, without padding.
+        operations: floating point operations of all steps, forward and backward.
         evaluations: number of evaluations on the val split during training.
         checkpoints: number of checkpoints that are written.
         checkpoint_bytes: weights and optimizer state of one checkpoint.
@@ -74,6 +75,7 @@ class StagePlan:
     steps: int | None = None
     tokens_per_step: int | None = None
     tokens: int | None = None
+    operations: int | None = None
     evaluations: int | None = None
     checkpoints: int | None = None
     checkpoint_bytes: int | None = None
@@ -155,6 +157,8 @@ def _stage_plan(
 ) -> StagePlan:
     made = _stage_numbers(stage, by_name, graph, look)
     shape = shape_of(stage, by_name, graph) if isinstance(stage, TrainingFields) else None
+    if isinstance(stage, PretrainStage) and shape is not None and made.tokens is not None:
+        made = replace(made, operations=made.tokens * shape.training_operations(stage.max_length))
     if shape is None or not isinstance(stage, TrainingFields):
         return made
     bf16 = computes_in_bfloat16(stage, natively=bool(native_bfloat16()))

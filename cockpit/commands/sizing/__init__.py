@@ -1,0 +1,1 @@
+"""The command that sizes a model before there is a recipe."""
