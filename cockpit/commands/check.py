@@ -142,10 +142,7 @@ def _print(loaded: LoadedRecipe, made: Plan, looks: Mapping[str, StageLook]) -> 
     print_out("\n".join(_table(made, loaded.graph.order)))
     say("-: not known before the stage runs")
     for planned in made.stages:
-        if planned.precision is not None:
-            say(f"{planned.name} computes in {planned.precision}")
-        if planned.kind == "pretrain" and planned.parameters is not None:
-            say(f"{planned.name} has {fmt.grouped(planned.parameters)} parameters{_time_words(planned)}")
+        _print_stage(planned)
     stages = {stage.name: stage for stage in loaded.recipe.stage}
     for name in loaded.graph.order:
         if name in looks:
@@ -158,6 +155,13 @@ def _print(loaded: LoadedRecipe, made: Plan, looks: Mapping[str, StageLook]) -> 
             if file.warning:
                 for line in file.warning.splitlines():
                     say(f"warning: {file.stage}.{line}")
+
+
+def _print_stage(planned: StagePlan) -> None:
+    if planned.precision is not None:
+        say(f"{planned.name} computes in {planned.precision}")
+    if planned.kind == "pretrain" and planned.parameters is not None:
+        say(f"{planned.name} has {fmt.grouped(planned.parameters)} parameters{_time_words(planned)}")
 
 
 def _time_words(planned: StagePlan) -> str:

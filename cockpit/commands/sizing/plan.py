@@ -51,6 +51,10 @@ def declare(parser: CommandParser) -> None:
         "--head-dim", metavar="N", type=int, default=None, help="width of a head (default: 128, else 64)"
     )
     add_json(parser)
+    parser.exit_codes = {
+        ExitCode.DONE: "shapes are listed",
+        ExitCode.MISTAKE: "a number or a range is wrong, or no shape has these numbers",
+    }
     parser.examples = (
         ("cockpit plan --solve-params 1.5B", "List shapes within 0.01 % of 1.5 billion parameters."),
         (
