@@ -30,6 +30,7 @@ DEFAULT_LENGTH = 512
 DEFAULT_TOKENS = 200_000
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _SHOWN_DIFFERENCES = 10
+DEFAULT_CODE_TIMEOUT_S = 10
 _TITLES = ("", "success", "95 % interval", "rows", "p50", "p95", "first token", "tokens", "ended")
 
 
@@ -65,6 +66,18 @@ def declare(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--judge", metavar="CMD", help="your program for the check command: JSON on stdin, status 0 passed, 1 failed"
+    )
+    parser.add_argument(
+        "--allow-code-execution",
+        action="store_true",
+        help="run the code of answers against the rows' unit tests, confined (default: such rows are refused)",
+    )
+    parser.add_argument(
+        "--code-timeout",
+        type=_count,
+        default=DEFAULT_CODE_TIMEOUT_S,
+        metavar="SECONDS",
+        help=f"processor time of each such program (default: {DEFAULT_CODE_TIMEOUT_S})",
     )
     parser.add_argument(
         "--max-new-tokens",
@@ -160,6 +173,8 @@ def run(args: argparse.Namespace) -> ExitCode:
         "max_tokens": args.max_tokens,
         "explain": args.explain,
         "load_in_4bit": args.load_in_4bit,
+        "allow_code_execution": args.allow_code_execution,
+        "code_timeout_s": args.code_timeout,
     }
     live = sys.stderr.isatty() and not args.json
     needs = (*TRAIN, "xllamacpp") if str(job["model"]).endswith(".gguf") else TRAIN

@@ -11,6 +11,7 @@ from cockpit.schedule.resolved_recipe import RunRecipe
 from cockpit.text.safe_text import safe_text
 from engines.run_dir import RunDir, RunDirError
 from recipes.problems import OperatorError
+from recipes.stages.fields import StageFields
 from recipes.stages.registry import row_of
 
 MOST_LINES = 40
@@ -32,7 +33,7 @@ def what_would_start(run: RunDir) -> list[str]:
         lines.append(safe_text(f"stage {stage.name} ({stage.kind}): {command}{whose}", 400))
         read = [f"{field}: {ref.path}" for field, ref in plan.inputs.get(stage.name, {}).items() if ref.path]
         named = [f"{field}: {value}" for field, value in _paths(stage.model_dump(mode="json", exclude={"python"}))]
-        lines += [f"    {safe_text(line, 400)}" for line in dict.fromkeys([*read, *named])]
+        lines += [f"    {safe_text(line, 400)}" for line in dict.fromkeys([*_programs(stage), *read, *named])]
     for name in ("on_success", "on_failure"):
         argv = getattr(plan.recipe, name)
         lines += [safe_text(f"{name}: {shlex.join(argv)}", 400)] if argv else []
@@ -74,6 +75,17 @@ def trust(run: RunDir) -> None:
         seal(run)
     except OSError as error:
         raise OperatorError(f"{run.id}: could not write its launch token: {error.strerror or error}") from error
+
+
+def _programs(stage: StageFields) -> Iterator[str]:
+    """What a stage runs or asks besides its engine."""
+    for field in ("command", "judge_command"):
+        if argv := getattr(stage, field, None):
+            yield f"{field}: {shlex.join(argv)}"
+    if url := getattr(stage, "judge_url", None):
+        yield f"judge_url: {url} gets every prompt and answer"
+    if getattr(stage, "allow_code_execution", False):
+        yield "allow_code_execution: runs the code of answers, in the sandbox"
 
 
 def _paths(value: object, field: str = "") -> Iterator[tuple[str, str]]:

@@ -1,28 +1,44 @@
-"""What a recipe's trainings could not compute with on this machine: kernels without a GPU, code without a compiler."""
+"""What a recipe could not compute with on this machine: kernels without a GPU, code without a compiler, programs of
+answers without a sandbox."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from engines.device_identity import nvidia_gpus
+from engines.judging.sandbox.sandbox import Sandbox
 from engines.processor import NO_COMPILER, NO_GPU_FOR_LIGER, cpp_compiler
 from recipes.load import LoadedRecipe
 from recipes.problems import Problem
-from recipes.stages.fields import ComputeFields
+from recipes.stages.evaluate import EvaluateStage
+from recipes.stages.fields import ComputeFields, StageFields
 
 
 def compute_problems(loaded: LoadedRecipe) -> list[Problem]:
-    """The fields of how a training computes that this machine cannot follow, each at its line."""
+    """The fields of how a stage computes that this machine cannot follow, each at its line."""
     return [
         Problem(loaded.path, loaded.line_of(stage.name, field), f"{stage.name}.{field}", message, hint=way_out)
         for stage in loaded.recipe.stage
-        if isinstance(stage, ComputeFields)
         for field, (message, way_out) in _impossible(stage)
     ]
 
 
-def _impossible(stage: ComputeFields) -> Iterator[tuple[str, tuple[str, str]]]:
+def _impossible(stage: StageFields) -> Iterator[tuple[str, tuple[str, str]]]:
+    if isinstance(stage, EvaluateStage) and stage.allow_code_execution and stage.python is None:
+        reason = _why_no_sandbox()
+        if reason:
+            yield "allow_code_execution", (reason, "set it to false, or allow what is missing")
+    if not isinstance(stage, ComputeFields):
+        return
     if stage.use_liger_kernel and not nvidia_gpus():
         yield "use_liger_kernel", NO_GPU_FOR_LIGER
     if stage.torch_compile and not cpp_compiler():
         yield "torch_compile", NO_COMPILER
+
+
+def _why_no_sandbox() -> str:
+    sandbox = Sandbox()
+    try:
+        return sandbox.why_not()
+    finally:
+        sandbox.close()

@@ -23,6 +23,7 @@ from engines.judging.checks import Judges
 from engines.judging.compare import Baseline, read_baseline
 from engines.judging.task import Task
 from engines.judging.test_file import read_tests
+from engines.judging.unit_tests import programs_of
 from engines.llama.job_lines import Send, run_job
 from engines.stage_file import present_moment
 from engines.words import ExitCode
@@ -56,6 +57,8 @@ class Job:
         max_tokens: scored tokens after which no more rows are taken.
         explain: say where answers first differ from the baseline's, and how close the two tokens were.
         dtype: type of the weights of a folder; auto for the one that its files have.
+        allow_code_execution: run the code of answers against unit tests, in the sandbox.
+        code_timeout_s: processor seconds of each such program.
     """
 
     model: str
@@ -77,6 +80,8 @@ class Job:
     tokenizer: str | None = None
     max_length: int = 512
     max_tokens: int = 200_000
+    allow_code_execution: bool = False
+    code_timeout_s: int = 10
 
 
 def answers_beside(output: Path) -> Path:
@@ -94,7 +99,8 @@ def evaluate(job: Job, send: Send) -> dict[str, Any]:
 
     if job.threads is not None:
         torch.set_num_threads(job.threads)
-    judges = Judges(command=job.command)
+    programs = programs_of(job.code_timeout_s) if job.allow_code_execution else None
+    judges = Judges(command=job.command, programs=programs)
     output, tests = Path(job.output), Path(job.tests) if job.tests else None
     try:
         tasks = read_tests(tests, job.checks, judges) if tests else []
@@ -173,6 +179,7 @@ def _answered(
             baseline=baseline,
             explain=job.explain,
             progress=lambda done, total: send({"progress": {"done": done, "total": total, "unit": "answers"}}),
+            judging=lambda done, total: send({"progress": {"done": done, "total": total, "unit": "programs"}}),
         )
     finally:
         close()

@@ -12,7 +12,7 @@ from typing import Any
 from engines.evaluate.asking import Answerer, Progress, Waiting, ask
 from engines.evaluate.differences import explained
 from engines.files import file_sha256, write_text
-from engines.judging.checks import Judges
+from engines.judging.checks import Judges, judge_ahead
 from engines.judging.compare import Baseline, Comparison, Row, compare
 from engines.judging.task import Task
 from engines.judging.totals import Judged, judged, totals
@@ -63,14 +63,18 @@ def evaluate_tasks(
     baseline: Baseline | None = None,
     explain: bool = False,
     progress: Progress = lambda _done, _all: None,
+    judging: Progress = lambda _done, _all: None,
     waiting: Waiting = lambda: None,
 ) -> Evaluation:
-    """Ask, judge and count; the answers are kept in the file `answers`.
+    """Ask, judge and count; the answers are kept in the file `answers`. `judging` takes the progress of what judges
+    several answers at once.
 
     Raises:
         OperatorError: the file has answers of another model, or the baseline has other tasks.
     """
     kept = ask(answerer, tasks, answers, progress, waiting)
+    asked = [(one.answer, task) for task, one in zip(tasks, kept, strict=True) if not one.problem]
+    judge_ahead(asked, judges, judging, waiting)
     rows = []
     for task, one in zip(tasks, kept, strict=True):
         waiting()

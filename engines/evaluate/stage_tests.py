@@ -21,6 +21,7 @@ from engines.judging.compare import Baseline, read_baseline
 from engines.judging.sets.general import GENERAL, general_set
 from engines.judging.task import Task
 from engines.judging.test_file import read_tests
+from engines.judging.unit_tests import programs_of
 from engines.labels.stage_rows import rules_of
 from engines.run_dir import RunDir
 from engines.training.inputs import cached_folder
@@ -40,7 +41,8 @@ def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[di
     Raises:
         OperatorError: the test rows, the baseline or a file cannot be used.
     """
-    stage, judges = ctx.stage, Judges()
+    stage = ctx.stage
+    judges = Judges(programs=programs_of(stage.code_timeout_s) if stage.allow_code_execution else None)
     tests = _tests(ctx)
     try:
         tasks = read_tests(tests, stage.checks, judges)
@@ -113,6 +115,7 @@ def _evaluated(
         _answers(ctx, answerer),
         baseline=baseline,
         progress=lambda done, total: ctx.progress(done, total, "answers"),
+        judging=lambda done, total: ctx.progress(done, total, "programs"),
         waiting=ctx.check_stop,
     )
 

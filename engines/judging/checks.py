@@ -16,13 +16,13 @@ from engines.judging.json_checks import json_problem, json_value
 from engines.judging.json_schema import mismatch, schema_patterns, schema_problem
 from engines.judging.number_check import final_number, number
 from engines.judging.program_check import ProgramError, ask_program
+from engines.judging.sandbox.sandbox import SandboxError
 from engines.judging.task import Check, Task, Verdict
 from engines.judging.text_checks import contains, exact, normalized
 from engines.judging.tool_check import calls_in, tool_call
+from engines.judging.unit_tests import SETTINGS, UNIT_TESTS, Programs, settings_problem
 from recipes.problems import printable
 
-UNIT_TESTS = "unit_tests"
-"""The check that rows of HumanEval and MBPP ask for. It would run code that a model wrote."""
 MOST_CHARACTERS = 1_000_000
 """A longer answer passes no check."""
 
@@ -34,14 +34,18 @@ class Judges:
     Attributes:
         helper: searches patterns, compiles code.
         command: the operator's program for the check `command`; empty without one.
+        programs: runs the code of answers for the check `unit_tests`; None if that is not allowed.
     """
 
     helper: Helper = field(default_factory=Helper)
     command: Sequence[str] = ()
+    programs: Programs | None = None
 
     def close(self) -> None:
         """End what was started."""
         self.helper.close()
+        if self.programs is not None:
+            self.programs.close()
 
 
 Judge = Callable[[str, Task, Mapping[str, Any], Judges], str]
@@ -154,6 +158,20 @@ def _command_problem(_expected: str, _settings: Mapping[str, Any], judges: Judge
     return "" if judges.command else "no command is given to judge answers"
 
 
+def _unit_tests(answer: str, _task: Task, settings: Mapping[str, Any], judges: Judges) -> str:
+    assert judges.programs is not None, "a row with unit tests is refused without them"
+    return judges.programs.verdict(answer, settings)
+
+
+def _unit_tests_problem(_expected: str, settings: Mapping[str, Any], judges: Judges) -> str:
+    if judges.programs is None:
+        return (
+            "they run code that a model wrote, which is off; allow it with --allow-code-execution, or with"
+            " allow_code_execution in a stage"
+        )
+    return settings_problem(settings)
+
+
 KINDS: Mapping[str, CheckKind] = {
     "exact": _text(exact),
     "normalized": _text(normalized),
@@ -165,6 +183,7 @@ KINDS: Mapping[str, CheckKind] = {
     "json_schema": CheckKind(_schema, {"schema": (dict, bool)}, _schema_problem),
     "python": CheckKind(_python, {}, lambda _expected, _given, _judges: ""),
     "tool_call": _text(tool_call, {"calls": (list, dict, str)}, _tool_problem),
+    UNIT_TESTS: CheckKind(_unit_tests, SETTINGS, _unit_tests_problem),
     "command": CheckKind(_command, {}, _command_problem),
 }
 """Every check by its name."""
@@ -172,8 +191,6 @@ KINDS: Mapping[str, CheckKind] = {
 
 def check_problem(check: Check, expected: str, judges: Judges) -> str:
     """Why a check of a row cannot be used; empty if it can."""
-    if check.kind == UNIT_TESTS:
-        return f"{UNIT_TESTS}: Cockpit runs no code that a model wrote; leave the row out, or judge it with a command"
     kind = KINDS.get(check.kind)
     if kind is None:
         return f"no such check; got {printable(check.kind, 40)}; allowed {', '.join(KINDS)}"
@@ -194,11 +211,30 @@ def judge(answer: str, task: Task, judges: Judges) -> tuple[Verdict, ...]:
     return tuple(_verdict(answer, task, check, judges) for check in task.checks)
 
 
+def judge_ahead(
+    answers: Sequence[tuple[str, Task]],
+    judges: Judges,
+    progress: Callable[[int, int], None],
+    waiting: Callable[[], None],
+) -> None:
+    """Do what is faster for many answers at once, so that `judge` finds it done.
+
+    Args:
+        answers: answers with their tasks.
+        judges: what judges them.
+        progress: takes programs that ran, and all.
+        waiting: called several times a second; what it raises ends the work.
+    """
+    short = [(answer, task) for answer, task in answers if len(answer) <= MOST_CHARACTERS]
+    if judges.programs is not None:
+        judges.programs.run_all(short, progress, waiting)
+
+
 def _verdict(answer: str, task: Task, check: Check, judges: Judges) -> Verdict:
     if len(answer) > MOST_CHARACTERS:
         return Verdict(check.kind, False, f"the answer has more than {MOST_CHARACTERS} characters")
     try:
         reason = KINDS[check.kind].judge(answer, task, check.settings, judges)
-    except (HelperError, ProgramError) as error:
+    except (HelperError, ProgramError, SandboxError) as error:
         return Verdict(check.kind, None, f"could not be judged: {printable(str(error), 200)}")
     return Verdict(check.kind, not reason, printable(reason, 300))

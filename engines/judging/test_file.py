@@ -5,8 +5,8 @@ A row has a prompt, and what the checks need:
 - prompt: `messages` (without the answer), or `prompt`, `question`, `instruction` (with `input`) or `text`; `system`
 - expected answer: `answer`, `expected`, `output`, `completion`, or the assistant's last turn of `messages`
 - checks: `checks`, a list of names or of objects with `kind` and settings; without it those that the file's keys name
-  (`schema`, `pattern`, `choices`, `calls`), else those that the caller names. Unit tests (`tests`, HumanEval's
-  `test` with `entry_point`, MBPP's `test_list`) are refused: they would run code that a model wrote
+  (`schema`, `pattern`, `choices`, `calls`; unit tests by `tests`, HumanEval's `test` with `entry_point`, MBPP's
+  `test_list`), else those that the caller names
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any
 
 from engines.data.readers.lines import opened
 from engines.json_text import parse_json
-from engines.judging.checks import UNIT_TESTS, Judges, check_problem
+from engines.judging.checks import Judges, check_problem
 from engines.judging.task import Check, Message, Task, prompt_key
+from engines.judging.unit_tests import UNIT_TESTS, has_unit_tests, settings_of
 from recipes import quantities
 from recipes.problems import OperatorError, printable
 
@@ -36,7 +37,6 @@ _BY_KEY = {
     "pattern": "regex",
     "choices": "choice",
     "calls": "tool_call",
-    "tests": UNIT_TESTS,
 }
 """Keys of a row that name a check, which takes their value."""
 
@@ -50,7 +50,8 @@ def read_tests(file: Path, default_checks: Sequence[str], judges: Judges) -> lis
         judges: what will judge the answers.
 
     Raises:
-        OperatorError: the file cannot be read, has no rows, or rows that cannot be used: all of them are named.
+        OperatorError: the file cannot be read, has no rows, or rows that cannot be used: all of them are named; or it
+            has unit tests, and this machine cannot confine programs.
     """
     tasks, problems, seen = [], [], Counter[str]()
     for where, value in _rows(file):
@@ -67,6 +68,8 @@ def read_tests(file: Path, default_checks: Sequence[str], judges: Judges) -> lis
         raise OperatorError(f"{len(problems)} rows of the test file cannot be used:\n{text}", "correct these rows")
     if not tasks:
         raise OperatorError(f"{printable(str(file), 400)} has no rows", "give a file with one JSON object a line")
+    if judges.programs is not None and any(has_unit_tests(task) for task in tasks):
+        judges.programs.require()
     return tasks
 
 
@@ -193,8 +196,9 @@ def _checks(row: Mapping[str, Any], default_checks: Sequence[str]) -> list[Check
     if given is not None:
         return [_check(one, row) for one in (given if isinstance(given, list) else [given])]
     named = [_named(kind, row) for key, kind in _BY_KEY.items() if key in row]
-    if "test_list" in row or ("test" in row and "entry_point" in row):
-        named.append(Check(UNIT_TESTS))
+    unit_tests = settings_of(row)
+    if unit_tests is not None:
+        named.append(Check(UNIT_TESTS, unit_tests))
     return named or [_named(kind, row) for kind in default_checks]
 
 
@@ -208,4 +212,6 @@ def _check(given: Any, row: Mapping[str, Any]) -> Check:
 
 def _named(kind: str, row: Mapping[str, Any]) -> Check:
     """A check by its name, with the settings that the row's own keys are."""
+    if kind == UNIT_TESTS:
+        return Check(kind, settings_of(row) or {})
     return Check(kind, {key: row[key] for key, of in _BY_KEY.items() if of == kind and key in row})

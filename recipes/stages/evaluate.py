@@ -15,7 +15,9 @@ from recipes.stages.label_fields import LABEL_METRICS, LabelFields
 
 RESULTS_JSON = "results.json"
 """The results of a stage's tests, in its output; those of a GGUF file have its file type in their name."""
-STAGE_CHECKS = ("exact", "normalized", "contains", "number", "choice", "json", "python", "tool_call")
+STAGE_CHECKS = (
+    "exact", "normalized", "contains", "number", "choice", "json", "python", "tool_call",
+)  # fmt: skip
 """Checks that a stage may give to rows that name none: those that need no setting of the row."""
 LOSS_METRICS = ("loss", "perplexity")
 """The metrics of the data, of the model and of each file."""
@@ -111,6 +113,21 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         help="Test rows that the model answers together; times are those of requests in such a batch.",
     )
 
+    allow_code_execution: bool = setting(
+        False,
+        section="Tests",
+        help="Run the code of answers against the unit tests of test rows, confined: without network, other files or"
+        " other processes.",
+    )
+    code_timeout_s: int = setting(
+        10,
+        section="Tests",
+        ge=1,
+        le=3600,
+        unit="s",
+        help="Processor time of each program that unit tests run; it may take three times as long by the clock.",
+    )
+
     @model_validator(mode="after")
     def _tests_are_whole(self) -> Self:
         unknown = [name for name in self.checks if name not in STAGE_CHECKS]
@@ -120,7 +137,7 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
                 f"checks — no such check of a whole file; got {unknown[0]!r:.60}; allowed: {', '.join(STAGE_CHECKS)}"
                 + (f"; {near}" if near else "")
             )
-        alone = [name for name in ("checks", "baseline") if getattr(self, name)]
+        alone = [name for name in ("checks", "baseline", "allow_code_execution") if getattr(self, name)]
         if self.tests == "probe":
             alone.append("tests")
         if alone and not self.has_tests:

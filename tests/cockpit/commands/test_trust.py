@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from cockpit.launching.launch import resume
+from cockpit.launching.launch import resolve, resume
 from cockpit.launching.start import start_supervisor
+from cockpit.launching.trusting import what_would_start
 from cockpit.provenance.trust import seal, why_untrusted
 from engines.run_dir import RunDir
 from engines.words import StartReason
+from recipes.load import load_recipe_text
 from recipes.problems import OperatorError
 from tests.cockpit.command_line import CommandLine, Terminal
 from tests.runs.harness import fake_recipe, launch_text, nothing_left, wait_for_end
@@ -92,6 +95,33 @@ def test_on_a_terminal_the_answer_decides(line: CommandLine, foreign: RunDir, an
     assert terminal.wait() == code
     terminal.close()
     assert (why_untrusted(foreign) == "") is (code == 0)
+
+
+STAGES = """
+schema = 1
+name = "x"
+[[stage]]
+name = "p"
+kind = "prepare"
+output = "messages"
+command = ["fetch", "all"]
+[[stage]]
+name = "e"
+kind = "evaluate"
+model = "./m"
+data = "p"
+test_data = "p"
+allow_code_execution = true
+"""
+
+
+def test_what_stages_run_besides_their_engine_is_listed_before_a_run_is_trusted(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    loaded = load_recipe_text(STAGES, tmp_path / "recipe.toml")
+    (tmp_path / "recipe.json").write_text(json.dumps(resolve(loaded).to_json()))
+    listed = "\n".join(what_would_start(RunDir(tmp_path)))
+    assert "command: fetch all" in listed
+    assert "allow_code_execution: runs the code of answers, in the sandbox" in listed
 
 
 def test_a_folder_that_others_may_write_cannot_be_trusted(line: CommandLine, foreign: RunDir) -> None:

@@ -10,12 +10,15 @@ import pytest
 from pydantic import ValidationError
 
 from engines.context import StopRequested
+from engines.evaluate import stage_tests
 from engines.evaluate.stage import run
 from engines.events import GateChecked, SampledText
 from engines.gates import check_gates
 from engines.judging.sets.general import general_set
+from engines.judging.unit_tests import programs_of
 from engines.words import GateResult
 from recipes.fingerprint import fingerprint
+from recipes.problems import OperatorError
 from recipes.stages.evaluate import PAIR_METRICS, TEST_METRICS, EvaluateStage
 from recipes.stages.gates import unreported
 from recipes.stages.registry import row_of
@@ -37,7 +40,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def context(tmp_path: Path, made: dict[str, Path], attempt: int = 1, **fields: Any) -> TriedContext:
     given = {**STAGE, "test_data": "d", "checks": ["normalized"], **fields}
-    inputs: dict[str, Path | str] = {"model": made["model"], "data": made["data"], "test_data": made["data"]}
+    test_data = fields.get("test_data", made["data"])
+    given["test_data"] = "d"
+    inputs: dict[str, Path | str] = {"model": made["model"], "data": made["data"], "test_data": test_data}
     if "baseline" in fields:
         inputs["baseline"] = fields["baseline"]
         given["baseline"] = "b"
@@ -63,6 +68,24 @@ def test_the_test_rows_of_a_prepared_split_are_answered_and_every_metric_is_decl
         "difference": 0, "won_rows": 0, "lost_rows": 0,
     }  # fmt: skip
     assert set(PAIR_METRICS) <= set(pairs)
+
+
+def test_a_stage_runs_the_code_of_answers_only_where_it_is_allowed(
+    tmp_path: Path, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "Add.", "tests": "assert add(1) == 2"}) + "\n")
+    with pytest.raises(OperatorError, match="which is off"):
+        run(context(tmp_path / "off", made, test_data=rows, checks=[]))
+    given: list[int] = []
+    monkeypatch.setattr(stage_tests, "programs_of", lambda timeout_s: given.append(timeout_s) or programs_of(timeout_s))
+    fields: dict[str, Any] = {"allow_code_execution": True, "code_timeout_s": 7, "test_data": rows, "checks": []}
+    ctx = context(tmp_path / "on", made, **fields)
+    assert run(ctx).metrics["success"] == 0.0
+    assert given == [7]
+    (row,) = json.loads((ctx.out / "results.json").read_text())["rows"]
+    assert row["verdicts"][0]["check"] == "unit_tests"
+    assert row["verdicts"][0]["passed"] is False
 
 
 def test_a_new_attempt_continues_with_the_answers_of_the_last_one(
@@ -147,6 +170,7 @@ def test_a_gate_on_a_files_metric_needs_files() -> None:
         ({"tests": "probe"}, "applies to test rows"),
         ({"tests": "general", "test_data": "t"}, "remove one of them"),
         ({"test_data": "t", "checks": ["nummer"]}, "did you mean number"),
+        ({"allow_code_execution": True}, "applies to test rows"),
         ({"test_data": "t", "checks": ["command"]}, "no such check of a whole file"),
     ],
 )
@@ -157,6 +181,9 @@ def test_fields_that_do_not_fit_are_refused(fields: dict[str, Any], problem: str
 
 def test_an_evaluation_without_tests_keeps_the_fingerprint_of_older_versions() -> None:
     new = EvaluateStage.model_validate(STAGE).model_dump(mode="json")
-    added = ("tests", "test_data", "checks", "baseline", "files", "answer_batch_size", "dtype", "load_in_4bit")
+    added = (
+        "tests", "test_data", "checks", "baseline", "files", "answer_batch_size", "dtype", "load_in_4bit",
+        "allow_code_execution", "code_timeout_s",
+    )  # fmt: skip
     old = {key: value for key, value in new.items() if key not in added}
     assert fingerprint(new, []) == fingerprint(old, [])

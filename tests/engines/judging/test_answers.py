@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from engines.evaluate.asking import ask
@@ -16,6 +17,7 @@ from engines.judging.compare import Baseline, Row, compare
 from engines.judging.statistics import wilson
 from engines.judging.task import Check, Task
 from engines.judging.totals import Judged, judged, totals
+from engines.judging.unit_tests import programs_of
 from recipes.problems import OperatorError
 
 TASKS = [
@@ -226,3 +228,41 @@ def test_a_comparison_without_changed_rows_still_has_an_interval() -> None:
     assert (found.difference, found.p_value) == (0.0, 1.0)
     assert found.difference_high == pytest.approx(wilson(0, 60).high, abs=1e-9)
     assert found.difference_low == pytest.approx(-wilson(0, 60).high, abs=1e-9)
+
+
+def test_programs_of_answers_are_judged_together_and_answers_are_kept(tmp_path: Path) -> None:
+    """A killed evaluation asks nothing twice, and judges again."""
+    tests = {"tests": "assert f() == 1"}
+    tasks = [
+        Task(f"p-{at}", f"t:{at}", ({"role": "user", "content": str(at)},), "", (Check("unit_tests", tests),))
+        for at in range(3)
+    ]
+    answers = ["def f(): return 1", "def f(): return 2", ""]
+
+    class Programming(Counting):
+        def answer(self, tasks: Sequence[tuple[Task, list[int]]], waiting: Any) -> list[Kept]:
+            found = super().answer(tasks, waiting)
+            return [
+                msgspec.structs.replace(one, answer=answers[int(task.prompt)])
+                for one, (task, _) in zip(found, tasks, strict=True)
+            ]
+
+    seen: list[tuple[int, int]] = []
+
+    def killed(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    model, judges = Programming(), Judges(programs=programs_of(10))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_tasks(model, tasks, judges, tmp_path / "a", judging=killed)
+        asked = len(model.asked)
+        found = evaluate_tasks(model, tasks, judges, tmp_path / "a", judging=lambda *both: seen.append(both))
+    finally:
+        judges.close()
+    assert len(model.asked) == asked == 3
+    assert [row.passed for row in found.rows] == [True, False, False]
+    assert found.rows[2].verdicts[0].reason == "the answer has no code"
+    assert seen[-1][0] == seen[-1][1] > 0
+    assert found.metrics["success"] == 1 / 3

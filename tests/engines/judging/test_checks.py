@@ -2,108 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from engines.judging.checks import KINDS, Judges, check_problem, judge
+from engines.judging.checks import KINDS, Judges, check_problem, judge, judge_ahead
 from engines.judging.helper_process import Helper
 from engines.judging.json_schema import mismatch, schema_problem
 from engines.judging.number_check import final_number
 from engines.judging.task import Check, Task
 from engines.judging.tool_check import calls_in
-
-PERSON = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "minLength": 1, "pattern": "^[A-Z]"},
-        "age": {"type": "integer", "minimum": 0, "maximum": 150},
-        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True},
-    },
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
-CALL = {"name": "weather", "arguments": {"city": "Oslo", "days": 2}}
-PLANTED: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {
-    "exact": ("Paris", {}, ["Paris", "Paris\n", "  Paris"], ["paris", "Paris.", "Par is", "", "Paris Paris"]),
-    "normalized": (
-        "The Eiffel Tower",
-        {},
-        ["eiffel tower", "The  Eiffel\ntower!", "An EIFFEL tower", "Eiffel Tower"],
-        ["Eiffel", "Eiffel Tower in Paris", "", "Eiffeltower"],
-    ),
-    "contains": (
-        "",
-        {"texts": ["deploy", "rollback"]},
-        ["first deploy, then rollback", "rollback/deploy"],
-        ["deploy", "Deploy and Rollback", "", "rollback"],
-    ),
-    "regex": (
-        "",
-        {"pattern": r"^\d{4}-\d\d-\d\d$"},
-        ["2026-11-27"],
-        ["2026-1-27", "on 2026-11-27", "", "2026-11-27\nx"],
-    ),
-    "number": (
-        "6 + 6 = 12\n#### 1,234.50",
-        {},
-        ["1234.5", "It is $1,234.50.", "#### 1234.50 dollars, of 99", "1 and 2 make 1,234.5", "**1234.5**", "1.2345e3"],
-        ["1234", "-1234.5", "no number", "", "1234.5 and 7", "#### \n", "12345"],
-    ),
-    "choice": (
-        "B",
-        {"choices": ["Oslo", "Paris", "Rome", "Bern"]},
-        ["B", "(B)", "B. Paris", "The answer is B.", "A is wrong, so the answer is **B**", "Paris", "It is Paris.",
-         "Answer: (B)", "\\boxed{B}", "I think it is this one.\nB", "A? No. The answer is: B"],
-        ["A", "The answer is A, not B", "", "Oslo or Paris", "Because of this", "C) Paris", "The answer is E",
-         "answer is Bern"],
-    ),
-    "json": (
-        "",
-        {},
-        ['{"a": 1}', "[]", "```json\n{\"a\": [1, 2]}\n```", " 7 ", "```\nnull\n```", "Here it is:\n```json\n1\n```"],
-        ["{'a': 1}", '{"a": 1} and more', "", "{", "NaN", '{"a": 1, "a": 2}', "[" * 5000, "```json\n{\n```",
-         "[" * 300 + "]" * 300, "9" * 5000],
-    ),
-    "json_schema": (
-        "",
-        {"schema": PERSON},
-        ['{"name": "Ada", "age": 36}', '{"age": 36.0, "name": "Ada", "tags": ["a", "b"]}'],
-        ['{"name": "Ada"}', '{"name": "ada", "age": 3}', '{"name": "Ada", "age": "3"}', '{"name": "Ada", "age": true}',
-         '{"name": "Ada", "age": 3, "x": 1}', '{"name": "Ada", "age": 151}', '{"name": "Ada", "age": 3.5}', "[]", "",
-         '{"name": "Ada", "age": 3, "tags": ["a", "a"]}', '{"name": "Ada", "age": 3, "tags": ["c"]}'],
-    ),
-    "python": (
-        "",
-        {},
-        ["x = 1", "Here:\n```python\ndef f():\n    return 1\n```\nDone.", "```py\npass\n```"],
-        ["def f(:", "```python\nreturn 1 +\n```", "", "This is prose.", "(" * 3000, "x = '\0'", "if True:\npass"],
-    ),
-    "tool_call": (
-        json.dumps(CALL),
-        {},
-        [json.dumps(CALL), json.dumps([CALL]), f"<tool_call>\n{json.dumps(CALL)}\n</tool_call>",
-         json.dumps({"arguments": {"days": 2.0, "city": "Oslo"}, "name": "weather"}),
-         json.dumps({"type": "function", "function": {"name": "weather", "arguments": json.dumps(CALL["arguments"])}}),
-         f"[TOOL_CALLS]{json.dumps([CALL])}", f"```json\n{json.dumps(CALL)}\n```"],
-        ["", "I call weather(Oslo)", json.dumps({**CALL, "name": "time"}), json.dumps([CALL, CALL]),
-         json.dumps({"name": "weather", "arguments": {"city": "Oslo"}}),
-         json.dumps({"name": "weather", "arguments": {"city": "Oslo", "days": "2"}}),
-         f"Sure! {json.dumps(CALL)}", '{"name": "weather", "arguments": "{"}', "[" * 5000],
-    ),
-}  # fmt: skip
+from engines.judging.unit_tests import Programs
+from tests.engines.judging.planted import PLANTED, SQUARE_TESTS
 
 
 @pytest.fixture(scope="module")
 def judges() -> Iterator[Judges]:
-    """Judges whose command passes answers that are the expected one reversed."""
+    """Judges whose command passes answers that are the expected one reversed, in any case and with any blanks."""
     program = (
-        "import json,sys; g=json.load(sys.stdin); print('not reversed'); sys.exit(g['answer'][::-1]!=g['expected'])"
+        "import json,sys; g=json.load(sys.stdin); print('not reversed');"
+        "sys.exit(''.join(g['answer'].split()).lower()[::-1]!=g['expected'])"
     )
-    made = Judges(command=[sys.executable, "-I", "-c", program])
+    made = Judges(command=[sys.executable, "-I", "-S", "-c", program], programs=Programs())
     yield made
     made.close()
 
@@ -117,6 +39,8 @@ def test_planted_good_and_bad_answers_are_told_apart(kind: str, judges: Judges) 
     expected, settings, good, bad = PLANTED[kind]
     one = task(kind, expected, settings)
     assert check_problem(one.checks[0], expected, judges) == ""
+    assert min(len(set(good)), len(set(bad))) >= 10
+    judge_ahead([(answer, one) for answer in [*good, *bad]], judges, lambda _done, _all: None, lambda: None)
     verdicts = {answer: judge(answer, one, judges)[0] for answer in [*good, *bad]}
     assert [answer for answer in good if not verdicts[answer].passed] == []
     assert [answer for answer in bad if verdicts[answer].passed is not False] == []
@@ -124,12 +48,13 @@ def test_planted_good_and_bad_answers_are_told_apart(kind: str, judges: Judges) 
 
 
 def test_every_check_has_planted_answers() -> None:
-    assert set(KINDS) - set(PLANTED) == {"command"}  # in a test of its own
+    assert set(KINDS) == set(PLANTED)
 
 
 def test_long_answers_are_judged_in_time_in_proportion_to_them(judges: Judges) -> None:
     """What takes time in the square of the length would not end within the patience of a test."""
-    for kind, (expected, settings, _, _) in PLANTED.items():
+    for kind in PLANTED.keys() - {"unit_tests", "command"}:  # these run programs
+        expected, settings, _, _ = PLANTED[kind]
         for text in ("1, " * 30_000, "[" * 90_000, "answer is " * 9_000, "```\n" * 20_000, "a b\n" * 20_000):
             assert judge(text + "(", task(kind, expected, settings), judges)[0].passed is not True, kind
 
@@ -175,7 +100,9 @@ def test_the_operators_program_judges(judges: Judges) -> None:
         ("json_schema", "", {"schema": {"typo": 1}}, "not supported"),
         ("json_schema", "", {"schema": {"pattern": "("}}, "cannot be used"),
         ("tool_call", "weather", {}, "no expected calls"),
-        ("unit_tests", "", {"tests": "assert f()"}, "runs no code that a model wrote"),
+        ("unit_tests", "", {}, "no tests"),
+        ("unit_tests", "", {"tests": " \n"}, "no tests"),
+        ("unit_tests", "", {"tests": [1]}, "neither a text nor a list of texts"),
         ("exact", "x", {"pattern": "x"}, "has no setting pattern"),
     ],
 )
@@ -187,6 +114,11 @@ def test_a_check_that_cannot_judge_is_refused(
 
 def test_a_command_without_a_program_is_refused() -> None:
     assert "no command" in check_problem(Check("command"), "x", Judges())
+
+
+def test_code_does_not_run_unless_it_is_allowed() -> None:
+    refused = check_problem(Check("unit_tests", SQUARE_TESTS), "", Judges())
+    assert "which is off; allow it with --allow-code-execution" in refused
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from engines.judging.checks import Judges
 from engines.judging.task import Task
 from engines.judging.test_file import read_tests
+from engines.judging.unit_tests import Programs
 from recipes.problems import OperatorError
 
 
@@ -86,7 +87,41 @@ def test_every_bad_row_is_named_at_once(tmp_path: Path) -> None:
     lines = refused.value.message.splitlines()
     assert lines[0] == "14 rows of the test file cannot be used:"
     assert [line.partition("tests.jsonl:")[2].partition(" ")[0] for line in lines[1:]] == [str(n) for n in range(2, 16)]
-    assert all("runs no code that a model wrote" in line for line in lines[-3:])
+    assert all("run code that a model wrote, which is off" in line for line in lines[-3:])
+
+
+def test_rows_with_unit_tests_have_their_forms(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": "def f():\n",
+            "test": "def check(c): pass",
+            "entry_point": "f",
+            "canonical_solution": "x",
+            "task_id": "HumanEval/0",
+        },
+        {
+            "text": "Add.",
+            "test_list": ["assert f()"],
+            "test_setup_code": "x = 1",
+            "test_imports": ["import math"],
+            "task_id": 7,
+        },
+        {"prompt": "Add.", "tests": "assert f()", "setup": "x = 1"},
+        {"prompt": "Add.", "checks": ["unit_tests", "python"], "tests": ["assert f()"]},
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judges = Judges(programs=Programs())
+    try:
+        found = read_tests(tmp_path / "t.jsonl", (), judges)
+    finally:
+        judges.close()
+    assert [dict(one.checks[0].settings) for one in found] == [
+        {"tests": "def check(c): pass", "entry_point": "f", "prompt": "def f():\n"},
+        {"tests": ["assert f()"], "setup": ["import math", "x = 1"]},
+        {"tests": "assert f()", "setup": "x = 1"},
+        {"tests": ["assert f()"]},
+    ]
+    assert [one.name for one in found] == ["HumanEval/0", "7", "", ""]
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "[]", "[1, 2", "\x1f\x8b"])

@@ -1,0 +1,32 @@
+"""A recipe that runs code of answers is refused at its line on a machine that cannot confine it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cockpit.planning.compute_check import compute_problems
+from engines.judging.sandbox.sandbox import Sandbox
+from recipes.load import LoadedRecipe, load_recipe
+
+
+def recipe(tmp_path: Path, allowed: str) -> LoadedRecipe:
+    for name in "mdt":
+        (tmp_path / name).mkdir(exist_ok=True)
+    path = tmp_path / "r.toml"
+    path.write_text(
+        'schema = 1\nname = "x"\n[[stage]]\nname = "e"\nkind = "evaluate"\nmodel = "./m"\ndata = "./d"\n'
+        f'test_data = "./t"\nallow_code_execution = {allowed}\n'
+    )
+    return load_recipe(path)
+
+
+def test_a_machine_without_a_sandbox_refuses_code_of_answers_at_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compute_problems(recipe(tmp_path, "true")) == []
+    monkeypatch.setattr(Sandbox, "why_not", lambda _self: "no user namespaces")
+    assert compute_problems(recipe(tmp_path, "false")) == []
+    (problem,) = compute_problems(recipe(tmp_path, "true"))
+    assert (problem.line, problem.message) == (9, "no user namespaces")
