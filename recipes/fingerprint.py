@@ -17,6 +17,7 @@ are checked again without a rerun of the stage.
 """
 
 ADDED_LATER: Mapping[str, Any] = {
+    "allow_code_execution": False,
     "alpha_pattern": {},
     "answer_batch_size": 1,
     "backend": "hf",
@@ -30,6 +31,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "chat_template": "",
     "checks": [],
     "clean": [],
+    "code_timeout_s": 10,
     "columns": {},
     "command": [],
     "command_folder": None,

@@ -145,6 +145,7 @@ OTHERS_WORDS = {
     "engines/evaluate/job.py: lost",
     "cockpit/importing/axolotl_data.py: pretrain",  # a type of Axolotl's data sets
     "engines/data/code/build_systems.py: prepare",  # a script of npm
+    "engines/judging/sandbox/syscalls.py: pause",  # a system call
 }
 
 

@@ -23,6 +23,7 @@ from engines.judging.sandbox import kernel
 from engines.judging.sandbox.confine import confine, write_maps
 from engines.judging.sandbox.limits import Limits, Verdicts
 from engines.judging.sandbox.tests_side import judge, read_job
+from recipes import quantities
 
 MOST_MESSAGE_BYTES = 64 * 1024
 _LOOK_S = 0.02
@@ -32,7 +33,7 @@ _PRELOADED = (
 """Modules that programs import most; they are loaded once, and not for each program."""
 
 
-def main() -> None:
+def serve_jobs() -> None:
     """Serve jobs until the socket ends. A parent-death signal would come at the end of the thread that started this."""
     os.environ.clear()
     sys.executable = os.path.realpath(sys.executable)  # where it is in the private root
@@ -179,7 +180,7 @@ def _watch(shim: int, ends: _Ends, limits: Limits) -> dict[str, str]:
 
 
 _REASONS = {
-    Verdicts.TIMEOUT: lambda limits: f"it took more than {limits.wall_s:.0f} s",
+    Verdicts.TIMEOUT: lambda limits: f"it took more than {quantities.exact(limits.wall_s)} s",
     Verdicts.MEMORY: lambda limits: f"its processes use more than {limits.memory_bytes >> 20} MiB",
     Verdicts.OUTPUT: lambda limits: f"it prints more than {limits.output_bytes >> 10} KiB",
 }
@@ -226,5 +227,4 @@ def _resident_bytes(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    main()
-    sys.exit(0)
+    serve_jobs()

@@ -21,7 +21,7 @@ from engines.judging.sandbox.limits import Limits, Verdicts
 from engines.judging.sandbox.syscalls import MACHINES
 
 _ROOT = str(Path(__file__).resolve().parents[3])
-_START = "import sys; sys.path.insert(0, {root!r}); from engines.judging.sandbox.host import main; main()"
+_START = "import sys; sys.path.insert(0, {root!r}); from engines.judging.sandbox.host import serve_jobs; serve_jobs()"
 _OLDEST_KERNEL = (5, 14)
 """Older ones count processes of the user on the whole machine, not in the namespace."""
 _WAIT_S = 0.1
