@@ -25,6 +25,7 @@ from engines.words import ExitCode
 
 if TYPE_CHECKING:
     from cockpit.forms.rows_target import RowsTarget
+    from cockpit.talking.target import ChatTarget
 
 PURPOSE = "train language models from a recipe; without a command, open the screen"
 EXIT_CODES = {
@@ -98,6 +99,7 @@ def open_screen(
     replay: Path | None = None,
     speed: float | None = None,
     rows: RowsTarget | None = None,
+    chat: ChatTarget | None = None,
 ) -> ExitCode:
     """Open the terminal screen: at Home, at a run, replaying a journal, or at rows of data.
 
@@ -107,6 +109,7 @@ def open_screen(
         replay: run directory or journal file to play back.
         speed: playback speed, a multiple of real time; infinite for as fast as possible; None for the screen's default.
         rows: rows of data to show.
+        chat: models to talk with.
     """
     from cockpit.runs.find import runs_root
     from recipes.problems import OperatorError
@@ -122,7 +125,7 @@ def open_screen(
         )
     from cockpit.tui.app import CockpitApp
 
-    CockpitApp(runs_root(runs_dir), open_run=run, replay=replay, speed=speed, rows=rows).run()
+    CockpitApp(runs_root(runs_dir), open_run=run, replay=replay, speed=speed, rows=rows, chat=chat).run()
     return ExitCode.DONE
 
 

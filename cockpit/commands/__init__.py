@@ -25,6 +25,7 @@ PURPOSES = {
     "quantize": "quantize a GGUF file immediately; for a model folder, start an export run",
     "parity": "compare GGUF files with their source model, in llama.cpp and in other runtimes",
     "evaluate": "measure loss on data, or ask the tasks of a test file and judge the answers",
+    "chat": "talk with a model, or with two side by side",
     "metrics": "write the curves of a run as CSV, SVG or PNG",
     "note": "write a line about a run, which every list shows",
     "mv": "rename a run; what refers to it still finds it",
@@ -36,7 +37,7 @@ PURPOSES = {
 }
 """Purpose of each command, in the order of the help page."""
 
-_FOLDERS = {"house": ("du", "metrics", "mv", "note", "prune", "rm"), "sizing": ("plan",)}
+_FOLDERS = {"house": ("du", "metrics", "mv", "note", "prune", "rm"), "sizing": ("plan",), "talk": ("chat",)}
 """Commands whose module is in a folder, by the folder."""
 
 _MODULES = {"import": "import_config"}

@@ -14,7 +14,8 @@ from typing import Any
 from cockpit.command_line.arguments import add_json, threads
 from cockpit.command_line.parser import CommandParser
 from cockpit.commands.child_job import follow_job
-from cockpit.runs.find import find_run, runs_root
+from cockpit.runs.find import runs_root
+from cockpit.talking.model_place import MODEL_HELP, model_place
 from cockpit.text import formatting as fmt
 from cockpit.text.output import print_json, print_out, say
 from cockpit.text.safe_text import safe_text
@@ -39,7 +40,7 @@ def declare(parser: CommandParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a model or adapter folder, a GGUF file, RUN:STAGE, or the id of a model in the hub cache",
+        help=MODEL_HELP,
     )
     parser.add_argument(
         "--test-data",
@@ -154,7 +155,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     if args.explain and not (args.baseline and args.test_data):
         raise OperatorError("--explain — compares answers; got no --baseline or no --test-data", "give both")
     job = {
-        "model": _model(args),
+        "model": model_place(args.model, runs_root(args.runs_dir)),
         "adapter": _file(args.adapter, "--adapter"),
         "tests": _tests(args.test_data),
         "output": str(output),
@@ -179,22 +180,6 @@ def run(args: argparse.Namespace) -> ExitCode:
     live = sys.stderr.isatty() and not args.json
     needs = (*TRAIN, "xllamacpp") if str(job["model"]).endswith(".gguf") else TRAIN
     return follow_job("engines.evaluate.job", job, lambda line: _show(line, live=live, as_json=args.json), needs)
-
-
-def _model(args: argparse.Namespace) -> str:
-    """The path of a model, or the id of one in the hub cache."""
-    path = Path(args.model).expanduser()
-    if path.exists():
-        return str(path.absolute())
-    run_part, colon, stage = args.model.rpartition(":")
-    if colon and run_part and "/" not in stage:
-        out = find_run(runs_root(args.runs_dir), run_part).out(stage)
-        if not out.is_dir():
-            raise OperatorError(f"{printable(args.model)} has no finished output", f"see: cockpit show {run_part}")
-        return str(out)
-    if path.suffix == ".gguf" or args.model.startswith((".", "/", "~")):
-        raise OperatorError(f"MODEL — no file or folder {printable(str(path), 400)}")
-    return str(args.model)
 
 
 def _file(given: str | None, option: str) -> str | None:

@@ -76,11 +76,11 @@ class FolderAnswers:
         self._loaded, self._plain, self._size_bytes = loaded, plain, size_bytes
         self._rules = LabelRules(max_length=_NO_LIMIT, template=template, moment=moment)
         model, tokenizer = loaded.model, loaded.tokenizer
-        self._ends = end_ids(model, tokenizer)
+        self.ends = end_ids(model, tokenizer)
         pad = tokenizer.pad_token_id
-        self._pad = pad if pad is not None else (self._ends or [0])[0]
+        self._pad = pad if pad is not None else (self.ends or [0])[0]
         # Nothing of the folder's own settings, such as a penalty on repetition, may change greedy decoding.
-        model.generation_config = GenerationConfig(eos_token_id=self._ends or None, pad_token_id=self._pad)
+        model.generation_config = GenerationConfig(eos_token_id=self.ends or None, pad_token_id=self._pad)
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._stateful = bool(getattr(inner, "_is_stateful", False))
         weights = next(model.parameters())
@@ -150,7 +150,7 @@ class FolderAnswers:
         self, task: Task, prompt_tokens: int, new: list[int], times: Sequence[float], started_s: float, batch: int
     ) -> Kept:
         """The answer of one row: what follows its first end token is the padding of a batch."""
-        at = next((at for at, token in enumerate(new) if token in self._ends), None)
+        at = next((at for at, token in enumerate(new) if token in self.ends), None)
         count = len(new) if at is None else at + 1
         text: str = self._loaded.tokenizer.decode(new[:count], skip_special_tokens=True)
         return Kept(

@@ -42,15 +42,18 @@ class GgufAnswers:
         template: str = "",
         plain: bool = False,
         moment: str = "",
+        n_batch: int | None = None,
     ) -> None:
         """Make a file ready to answer; arguments as for `FolderAnswers`.
+
+        `n_batch` is the most tokens of a prompt that are read at once; None for all of them.
 
         Raises:
             OperatorError: the file cannot be read, or has no chat template and `plain` is not set.
             NativeError: llama.cpp cannot load it.
         """
         self.limit, self._plain, self._moment, self._threads = limit, plain, moment, threads
-        self._file, self._adapter = file, adapter
+        self._file, self._adapter, self._n_batch = file, adapter, n_batch
         found = read_gguf(file)
         family = found.scalar("general.architecture", "")
         self.longest = int(found.scalar(f"{family}.context_length", 1 << 30))
@@ -67,7 +70,7 @@ class GgufAnswers:
         self._llama: LlamaProcess | None = None
         vocabulary = self._open(_VOCABULARY_TOKENS)
         self._begin, self._end = vocabulary.begin_and_end()
-        self._ends = vocabulary.ends()
+        self.ends = vocabulary.ends()
         shown = "plain" if plain else hashlib.sha256(self._template.encode()).hexdigest()
         self.identity: Mapping[str, Any] = {
             "model": sha256,
@@ -104,11 +107,16 @@ class GgufAnswers:
 
     def prepare(self, longest_prompt: int) -> None:
         """Open a context for the longest prompt and its answer; the first use of the file's weights does not count."""
+        llama = self.with_room(longest_prompt + self.limit)
+        llama.generate([*llama.tokenize("a", parse_special=False)], _WARM_UP_TOKENS, (), last_only=True)
+
+    def with_room(self, tokens: int) -> LlamaProcess:
+        """llama.cpp's process, with a context of at least so many tokens."""
         assert self._llama is not None
-        if self._llama.n_ctx < longest_prompt + self.limit:
+        if self._llama.n_ctx < tokens:
             self._llama.close()
-            self._open(longest_prompt + self.limit)
-        self._llama.generate([*self._llama.tokenize("a", parse_special=False)], _WARM_UP_TOKENS, (), last_only=True)
+            self._open(tokens)
+        return self._llama
 
     def answer(self, tasks: Sequence[tuple[Task, list[int]]], waiting: Waiting) -> list[Kept]:
         """Answers to tasks, one after another."""
@@ -116,9 +124,9 @@ class GgufAnswers:
 
     def _one(self, task: Task, ids: list[int], waiting: Waiting) -> Kept:
         assert self._llama is not None
-        made = self._llama.generate(ids, self.limit, self._ends, last_only=True, waiting=waiting)
+        made = self._llama.generate(ids, self.limit, self.ends, last_only=True, waiting=waiting)
         self._rss_bytes = max(self._rss_bytes, made.rss_bytes)
-        ended = made.ids[-1] in self._ends
+        ended = made.ids[-1] in self.ends
         return Kept(
             key=task.key,
             answer=self._llama.text(made.ids[:-1] if ended else made.ids),
@@ -153,7 +161,8 @@ class GgufAnswers:
 
     def _open(self, n_ctx: int) -> LlamaProcess:
         try:
-            self._llama = LlamaProcess(self._file, n_ctx, self._threads, self._adapter)
+            n_batch = None if self._n_batch is None else min(self._n_batch, n_ctx)
+            self._llama = LlamaProcess(self._file, n_ctx, self._threads, self._adapter, n_batch)
         except NativeError as error:
             raise OperatorError(f"llama.cpp cannot open the file: {printable(str(error), 600)}") from error
         return self._llama

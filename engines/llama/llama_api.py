@@ -79,6 +79,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "llama_set_n_threads": (None, [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32]),
     "llama_get_memory": (ctypes.c_void_p, [ctypes.c_void_p]),
     "llama_memory_clear": (None, [ctypes.c_void_p, ctypes.c_bool]),
+    "llama_memory_seq_rm": (ctypes.c_bool, [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32]),
     "llama_batch_init": (_Batch, [ctypes.c_int32, ctypes.c_int32, ctypes.c_int32]),
     "llama_decode": (ctypes.c_int32, [ctypes.c_void_p, _Batch]),
     "llama_vocab_get_text": (ctypes.c_char_p, [ctypes.c_void_p, ctypes.c_int32]),
@@ -116,14 +117,17 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
 class LlamaModel:
     """A loaded GGUF file with its context."""
 
-    def __init__(self, path: str, n_ctx: int, threads: int, adapter: str | None = None) -> None:
+    def __init__(
+        self, path: str, n_ctx: int, threads: int, adapter: str | None = None, n_batch: int | None = None
+    ) -> None:
         """Load the model.
 
         Args:
             path: the GGUF file.
-            n_ctx: longest sequence to score at once, in tokens.
+            n_ctx: longest sequence, in tokens.
             threads: CPU threads of a decode.
             adapter: a GGUF adapter to apply.
+            n_batch: most tokens of a decode, for which the library reserves memory; None for `n_ctx`.
 
         Raises:
             NativeError: the library refuses the file or the context.
@@ -141,19 +145,23 @@ class LlamaModel:
             raise NativeError(f"llama.cpp cannot load {path}{_because()}")
         self._vocab = self._native.llama_model_get_vocab(self._model)
         self.vocab_size = int(self._native.llama_vocab_n_tokens(self._vocab))
-        self.n_ctx = n_ctx
+        self.n_ctx, self.n_batch = n_ctx, n_batch or n_ctx
         parameters = self._native.llama_context_default_params()
-        self.cache_type = _set_context(parameters, n_ctx, threads)
+        self.cache_type = _set_context(parameters, n_ctx, self.n_batch, threads)
         self._context = self._native.llama_init_from_model(self._model, parameters)
         if not self._context:
             raise NativeError(f"llama.cpp cannot create a context of {n_ctx} tokens for {path}{_because()}")
         self._native.llama_set_n_threads(self._context, threads, threads)
+        self._adapter: object = None
         if adapter is not None:
-            self._apply(adapter)
-        self._batch = self._native.llama_batch_init(n_ctx, 0, 1)
+            self._load_adapter(adapter)
+            self.use_adapter(on=True)
+        self._batch = self._native.llama_batch_init(self.n_batch, 0, 1)
+        self._cached: list[int] = []
+        """the tokens whose keys and values are in the cache, after `feed`"""
+        self._fed = 0
 
-    def _apply(self, adapter: str) -> None:
-        """Apply a LoRA adapter to the model, with scale 1."""
+    def _load_adapter(self, adapter: str) -> None:
         pointer, floats = ctypes.c_void_p, ctypes.POINTER(ctypes.c_float)
         try:
             load, apply = self._native.llama_adapter_lora_init, self._native.llama_set_adapters_lora
@@ -164,9 +172,57 @@ class LlamaModel:
         found = load(self._model, adapter.encode())
         if not found:
             raise NativeError(f"llama.cpp cannot load adapter {adapter} for this model{_because()}")
-        status = apply(self._context, (pointer * 1)(found), 1, (ctypes.c_float * 1)(1.0))
+        self._adapter = found
+
+    def use_adapter(self, *, on: bool) -> None:
+        """Apply the LoRA adapter with scale 1, or no adapter; without an adapter nothing changes.
+
+        What the cache has was computed with the other weights, so it is emptied.
+        """
+        if self._adapter is None:
+            return
+        self._cached = []
+        given = (ctypes.c_void_p * 1)(self._adapter), 1, (ctypes.c_float * 1)(1.0)
+        status = self._native.llama_set_adapters_lora(self._context, *(given if on else (None, 0, None)))
         if status:
             raise NativeError(f"llama_set_adapters_lora returned {status}")
+
+    def feed(self, ids: Sequence[int]) -> int:
+        """Read the next tokens of a conversation, behind those at its beginning that a feed before has read.
+
+        Args:
+            ids: the whole conversation, not empty.
+
+        Returns:
+            How many of `ids` are read now: at most `n_batch` more than before.
+
+        Raises:
+            NativeError: the conversation does not fit the context, or decoding fails.
+        """
+        if not 0 < len(ids) <= self.n_ctx:
+            raise NativeError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")
+        memory = self._native.llama_get_memory(self._context)
+        same = min(len(self._cached), len(ids) - 1)
+        same = next((at for at in range(same) if ids[at] != self._cached[at]), same)
+        if same < len(self._cached) and not self._native.llama_memory_seq_rm(memory, 0, same, -1):
+            same = 0  # a model that carries a state cannot forget its last tokens alone
+        if same == 0:
+            self._forget()
+        self._cached = list(ids[:same])
+        part = list(ids[same : same + self.n_batch])
+        self._decode(part, same, last_only=True)
+        self._cached += part
+        self._fed = len(part)
+        return len(self._cached)
+
+    def _forget(self) -> None:
+        """Empty the cache."""
+        self._native.llama_memory_clear(self._native.llama_get_memory(self._context), True)
+        self._cached = []
+
+    def fed_logits(self) -> NDArray[np.float32]:
+        """Logits after the last token of the last `feed`, float32 [vocab_size]; valid until the next one."""
+        return self._logits_of(self._fed - 1)
 
     def ends(self) -> list[int]:
         """Every token at which llama.cpp ends an answer, in order."""
@@ -276,7 +332,7 @@ class LlamaModel:
             raise NativeError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")
         if min(ids) < 0 or max(ids) >= self.vocab_size:
             raise NativeError(f"a token id is outside the vocabulary of {self.vocab_size}")
-        self._native.llama_memory_clear(self._native.llama_get_memory(self._context), True)
+        self._forget()
 
     def generate(
         self, ids: Sequence[int], limit: int, stops: Sequence[int], *, last_only: bool = False
@@ -297,7 +353,7 @@ class LlamaModel:
         """
         if not len(ids) > 0 or len(ids) + limit > self.n_ctx:
             raise NativeError(f"{len(ids)} prompt tokens and {limit} new ones do not fit a context of {self.n_ctx}")
-        self._native.llama_memory_clear(self._native.llama_get_memory(self._context), True)
+        self._forget()
         started_s = time.perf_counter()
         self._decode(ids, 0, last_only=last_only)
         token = int(self._logits_of(len(ids) - 1).argmax())
@@ -343,7 +399,7 @@ def _loss(logits: NDArray[np.float32], token: int) -> float:
     return float(highest + np.log(np.exp(values - highest).sum()) - values[token])
 
 
-def _set_context(parameters: _Opaque, n_ctx: int, threads: int) -> str:
+def _set_context(parameters: _Opaque, n_ctx: int, n_batch: int, threads: int) -> str:
     """Set the fields with known offsets; returns the cache's type. With a known layout the cache is float32 and
     attention exact."""
     raw = bytes(parameters.raw)
@@ -353,8 +409,8 @@ def _set_context(parameters: _Opaque, n_ctx: int, threads: int) -> str:
         and struct.unpack_from("<2i", raw, _TYPE_K) == (1, 1)
         and struct.unpack_from("<2Q", raw, 88) == (0, 0)
     )
-    for place in (_N_CTX, _N_BATCH, _N_UBATCH):
-        struct.pack_into("<I", parameters.raw, place, n_ctx)
+    for place, value in ((_N_CTX, n_ctx), (_N_BATCH, n_batch), (_N_UBATCH, n_batch)):
+        struct.pack_into("<I", parameters.raw, place, value)
     if not known:
         return "f16"
     struct.pack_into("<2i", parameters.raw, _THREADS, threads, threads)

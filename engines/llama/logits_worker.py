@@ -2,7 +2,8 @@
 
 Requests and their answers:
 
-- `{"open": path, "n_ctx", "threads", "adapter": path or null}` → `{"vocab_size", "cache_type", "library"}`
+- `{"open": path, "n_ctx", "threads", "adapter": path or null, "n_batch": number or null}` → `{"vocab_size",
+  "cache_type", "library"}`
 - `{"tokenize": text, "parse_special", "add_special"}` → `{"ids"}`
 - `{"ends": true}` → `{"ids"}`: the tokens that end an answer
 - `{"logits": ids}` → float32 values, [tokens, vocab_size]
@@ -12,6 +13,9 @@ Requests and their answers:
 - `{"text": ids, "special"}` → `{"text"}`: with the names of control tokens, or without control tokens
 - `{"marks": true}` → `{"begin", "end"}`: the names of the tokens that begin and end a text
 - `{"generate": ids, "limit", "stops", "last_only"}` → `{"ids", "prompt_s", "generation_s", "rss_bytes"}`
+- `{"begin": ids, "rules", "adapter_on"}` → `{}`: an answer to a prompt, whose tokens are drawn by the rules
+- `{"feed": ids}` → `{"read"}`: reads the next part of a conversation; see `LlamaModel.feed`
+- `{"draw": true}` → `{"id"}`: the token after what was fed
 """
 
 from __future__ import annotations
@@ -20,16 +24,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+from engines.llama.drawing import Drawer, DrawRules
 from engines.llama.llama_api import LlamaModel
 from engines.llama.worker import serve
 
 
 class _Worker:
     model: LlamaModel
+    drawer: Drawer
+    adapter_on = True
 
     def __call__(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes | memoryview]:
         if "open" in header:
-            self.model = LlamaModel(header["open"], header["n_ctx"], header["threads"], header["adapter"])
+            self.model = LlamaModel(
+                header["open"], header["n_ctx"], header["threads"], header["adapter"], header["n_batch"]
+            )
             record = self.model.library.record()
             return {"vocab_size": self.model.vocab_size, "cache_type": self.model.cache_type, "library": record}, b""
         if "tokenize" in header:
@@ -53,7 +62,21 @@ class _Worker:
             return {"pieces": [self.model.piece(token) for token in header["pieces"]]}, b""
         if "last_logits" in header:
             return {}, self.model.last_logits(header["last_logits"]).tobytes()
+        if "begin" in header or "feed" in header or "draw" in header:
+            return self._drawn(header), b""
         return {}, self.model.logits(header["logits"]).tobytes()
+
+    def _drawn(self, header: dict[str, Any]) -> dict[str, Any]:
+        """An answer that comes token by token."""
+        if "begin" in header:
+            self.drawer = Drawer(DrawRules(**header["rules"]), header["begin"])
+            if header["adapter_on"] != self.adapter_on:
+                self.model.use_adapter(on=header["adapter_on"])
+                self.adapter_on = header["adapter_on"]
+            return {}
+        if "feed" in header:
+            return {"read": self.model.feed(header["feed"])}
+        return {"id": self.drawer.draw(self.model.fed_logits())}
 
 
 def _rss_bytes() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.llama.drawing import DrawRules
 from engines.llama.worker_process import WorkerProcess
 
 
@@ -34,8 +35,12 @@ class LlamaProcess:
         n_ctx: longest sequence, in tokens.
     """
 
-    def __init__(self, gguf_path: Path, n_ctx: int, threads: int, adapter: Path | None = None) -> None:
+    def __init__(
+        self, gguf_path: Path, n_ctx: int, threads: int, adapter: Path | None = None, n_batch: int | None = None
+    ) -> None:
         """Load a file for sequences of up to `n_ctx` tokens, with `threads` CPU threads and an optional GGUF adapter.
+
+        `n_batch` is the most tokens of one decode, for which llama.cpp reserves memory; None for `n_ctx`.
 
         Raises:
             NativeError: the library is missing, or refuses the file.
@@ -44,7 +49,9 @@ class LlamaProcess:
         self._worker = WorkerProcess("engines.llama.logits_worker", threads)
         try:
             over = None if adapter is None else str(adapter)
-            request = {"open": str(gguf_path), "n_ctx": n_ctx, "threads": threads, "adapter": over}
+            request = {
+                "open": str(gguf_path), "n_ctx": n_ctx, "threads": threads, "adapter": over, "n_batch": n_batch,
+            }  # fmt: skip
             answer, _ = self._worker.ask(request)
         except BaseException:
             self._worker.close()
@@ -135,6 +142,26 @@ class LlamaProcess:
         request = {"generate": list(ids), "limit": limit, "stops": list(stops), "last_only": last_only}
         answer, _ = self._worker.ask(request, waiting=waiting)
         return Generation(**answer)
+
+    def begin(self, ids: Sequence[int], rules: DrawRules, *, adapter: bool) -> None:
+        """Begin an answer that is drawn token by token, with `feed` and `draw`.
+
+        Args:
+            ids: the prompt.
+            rules: how tokens are drawn.
+            adapter: with the adapter, if there is one.
+        """
+        self._worker.ask({"begin": list(ids), "rules": asdict(rules), "adapter_on": adapter})
+
+    def feed(self, ids: Sequence[int]) -> int:
+        """Read the next part of a conversation; returns how many of its tokens are read now (`LlamaModel.feed`)."""
+        answer, _ = self._worker.ask({"feed": list(ids)})
+        return int(answer["read"])
+
+    def draw(self) -> int:
+        """The token after what was fed."""
+        answer, _ = self._worker.ask({"draw": True})
+        return int(answer["id"])
 
     def close(self) -> None:
         """End the native process."""

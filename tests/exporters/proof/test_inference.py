@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from engines.llama.drawing import Drawer, DrawRules
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
+from exporters.gguf.adapter import plan_adapter, write_adapter
 from exporters.gguf.write import read_model, write_gguf
+from exporters.lora.adapter import read_adapter
 from exporters.proof.inference import LIMIT, measure, prompts_of
 from exporters.proof.quality import light_of, usual_top1
 from recipes.file_types import FILE_TYPES
@@ -106,3 +113,73 @@ def test_an_export_says_how_each_file_serves(tmp_path: Path, base: Path) -> None
     lights = [record["quality"]["light"] for record in parity(ctx)["files"]]
     assert lights[0] is None
     assert lights[1] in ("green", "yellow")
+
+
+def fed(llama: LlamaProcess, prompt: list[int], rules: DrawRules, count: int, *, adapter: bool = True) -> list[int]:
+    """An answer that is drawn token by token."""
+    llama.begin(prompt, rules, adapter=adapter)
+    ids = list(prompt)
+    for _ in range(count):
+        while llama.feed(ids) < len(ids):
+            pass
+        ids.append(llama.draw())
+    return ids[len(prompt) :]
+
+
+def test_an_answer_drawn_token_by_token_is_the_whole_one_whatever_the_cache_has(gguf_file: Path) -> None:
+    prompt, longer = [5, 9, 33, 101, 7], [5, 9, 33, 8, *range(20, 40)]
+    with LlamaProcess(gguf_file, 64, 1) as llama:
+        wanted = [llama.generate(ids, 8, ()).ids for ids in (prompt, longer)]
+    with LlamaProcess(gguf_file, 64, 1, n_batch=4) as llama:
+        greedy = DrawRules()
+        assert [fed(llama, ids, greedy, 8) for ids in (prompt, longer, prompt, longer[:-1] + longer[-1:])] == [
+            *wanted,
+            *wanted,
+        ]
+        assert llama.generate(prompt[:2], 3, (), last_only=True).ids
+        assert fed(llama, prompt, greedy, 8) == wanted[0], "after another use of the cache"
+        with pytest.raises(NativeError, match="do not fit"):
+            llama.feed([5] * 65)
+        drawn = DrawRules(temperature=2.0, top_k=50, top_p=0.9, repetition_penalty=1.2, seed=1)
+        first = fed(llama, prompt, drawn, 12)
+        assert first == fed(llama, prompt, drawn, 12) != fed(llama, prompt, replace(drawn, seed=2), 12)
+
+
+def test_an_adapter_is_switched_off_and_on(gguf_file: Path, base: Path, adapter: Path, tmp_path: Path) -> None:
+    model = read_model(base)
+    write_adapter(model, plan_adapter(model, read_adapter(adapter)), tmp_path / "a.gguf", "F32")
+    prompt, greedy = [5, 9, 33, 101, 7], DrawRules()
+    with LlamaProcess(gguf_file, 64, 1) as llama:
+        alone = fed(llama, prompt, greedy, 12)
+    with LlamaProcess(gguf_file, 64, 1, tmp_path / "a.gguf") as llama:
+        with_it = llama.generate(prompt, 12, ()).ids
+        both = [fed(llama, prompt, greedy, 12, adapter=on) for on in (True, False, True, False)]
+    assert both[0] == both[2] == with_it != alone
+    assert both[1] == both[3] == alone
+
+
+@pytest.mark.parametrize("rules", [{"top_k": 5}, {"top_p": 0.7}, {"temperature": 0.6, "top_k": 9, "top_p": 0.8}])
+def test_tokens_are_drawn_from_those_that_transformers_keeps_with_its_probabilities(rules: dict[str, Any]) -> None:
+    import torch
+    from transformers import (
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    given = {"temperature": 1.3, "repetition_penalty": 1.4, **rules}
+    logits = np.random.default_rng(0).normal(0, 3, 60).astype(np.float32)
+    seen = [3, 7, 11]
+    scores = torch.tensor(logits)[None]
+    scores = RepetitionPenaltyLogitsProcessor(1.4)(torch.tensor([seen]), scores)
+    scores = TemperatureLogitsWarper(given["temperature"])(None, scores)
+    if "top_k" in rules:
+        scores = TopKLogitsWarper(rules["top_k"])(None, scores)
+    if "top_p" in rules:
+        scores = TopPLogitsWarper(rules["top_p"])(None, scores)
+    wanted = scores.softmax(-1)[0].numpy()
+    drawn = Counter(Drawer(DrawRules(**given, seed=seed), seen).draw(logits) for seed in range(4000))
+    assert set(drawn) <= set(np.flatnonzero(wanted))
+    assert all(abs(drawn[at] / 4000 - wanted[at]) < 0.04 for at in range(60))
+    assert Drawer(DrawRules(), []).draw(logits) == int(logits.argmax())

@@ -1,0 +1,1 @@
+"""Commands that show what models answer to a person."""

@@ -1,0 +1,1 @@
+"""Conversations with models: the process that answers, the turns, saved prompts, votes between two answers."""

@@ -1,0 +1,1 @@
+"""Tests of chats with a model."""
