@@ -1,7 +1,7 @@
 """One or two models that get the same prompts: who answers now, who waits, what is stopped and asked again.
 
-Answers come one after another. So the speeds of two models can be compared, and a training beside them loses time to one
-model and not to two.
+Answers come one after another. So the speeds of two models can be compared, and a training beside them loses time to
+one model and not to two.
 """
 
 from __future__ import annotations
@@ -187,16 +187,8 @@ class Dialogue:
                 speaker.warnings.append(text)
             case Ready():
                 speaker.ready = event
-            case Piece(id=number, text=text, tokens=tokens):
-                turn = self._turn(at, number)
-                if turn is not None:
-                    turn.answer += text
-                    turn.tokens = tokens
-            case Done(id=number):
-                turn = self._turn(at, number)
-                if turn is not None:
-                    turn.answer, turn.done, turn.tokens = event.text, event, event.tokens
-                self._ended(at, number)
+            case Piece() | Done():
+                self._written(at, event)
             case Failed(id=None, error=error, hint=hint):
                 speaker.failed, speaker.hint = error, hint
                 self._all_ended(at, error)
@@ -208,6 +200,16 @@ class Dialogue:
             case Begun():
                 pass
         self._proceed()
+
+    def _written(self, at: int, event: Piece | Done) -> None:
+        turn = self._turn(at, event.id)
+        if isinstance(event, Done):
+            if turn is not None:
+                turn.answer, turn.done, turn.tokens = event.text, event, event.tokens
+            self._ended(at, event.id)
+        elif turn is not None:
+            turn.answer += event.text
+            turn.tokens = event.tokens
 
     def _turn(self, at: int, number: int) -> Turn | None:
         """The turn of a request; None for one that was cleared."""

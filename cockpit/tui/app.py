@@ -1,8 +1,8 @@
 """The application that shows Cockpit's screens.
 
 The application owns no run: runs are processes of their own and continue when a screen closes or crashes. `open_home`,
-`open_run`, `open_replay`, `open_recipe`, `open_rows` and `open_checkpoints` open the screens; each imports its screen
-on first use.
+`open_run`, `open_replay`, `open_recipe`, `open_rows`, `open_chat` and `open_checkpoints` open the screens; each imports
+its screen on first use.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from recipes.problems import OperatorError
 if TYPE_CHECKING:
     from cockpit.forms.rows_target import RowsTarget
     from cockpit.planning.stages import Plan
+    from cockpit.talking.target import ChatTarget
     from recipes.load import LoadedRecipe
 
 
@@ -53,6 +54,7 @@ class CockpitApp(App[None]):
         replay: a run directory or journal file to replay first.
         speed: speed of that replay as a multiple of real time; None for the default.
         rows: rows of data to show first.
+        chat: models to talk with first.
     """
 
     TITLE = "cockpit"
@@ -74,6 +76,7 @@ class CockpitApp(App[None]):
         replay: Path | None = None,
         speed: float | None = None,
         rows: RowsTarget | None = None,
+        chat: ChatTarget | None = None,
     ) -> None:
         super().__init__()
         self.runs_root = runs_root
@@ -81,6 +84,7 @@ class CockpitApp(App[None]):
         self._first_replay = replay
         self._first_speed = speed
         self._first_rows = rows
+        self._first_chat = chat
         self._safety = HarmlessLines()
         self._cells = TerminalCells()
         self.animation_level = "none"
@@ -121,6 +125,8 @@ class CockpitApp(App[None]):
             self.open_replay(self._first_replay, self._first_speed)
         elif self._first_rows is not None:
             self.open_rows(self._first_rows)
+        elif self._first_chat is not None:
+            self.open_chat(self._first_chat)
         elif self._first_run is not None:
             self.open_run(self._first_run)
         else:
@@ -169,6 +175,12 @@ class CockpitApp(App[None]):
         from cockpit.tui.screens.rows import RowsScreen
 
         self.push_screen(RowsScreen(target))
+
+    def open_chat(self, target: ChatTarget) -> None:
+        """Talk with one model or two."""
+        from cockpit.tui.screens.chat import ChatScreen
+
+        self.push_screen(ChatScreen(target))
 
     def open_checkpoints(self, run_dir: Path) -> None:
         """Show a run's checkpoints: resume, merge, quantize."""

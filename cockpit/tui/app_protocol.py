@@ -14,6 +14,7 @@ from engines.words import Verb
 if TYPE_CHECKING:
     from cockpit.forms.rows_target import RowsTarget
     from cockpit.planning.stages import Plan
+    from cockpit.talking.target import ChatTarget
     from recipes.load import LoadedRecipe
 
 
@@ -30,6 +31,8 @@ class AppProtocol(Protocol):
     def open_recipe(self, path: Path) -> None: ...
 
     def open_rows(self, target: RowsTarget) -> None: ...
+
+    def open_chat(self, target: ChatTarget) -> None: ...
 
     def open_checkpoints(self, run_dir: Path) -> None: ...
 

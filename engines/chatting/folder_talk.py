@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -117,6 +117,5 @@ class FolderTalk:
 
 def _layers(model: nn.Module) -> Sequence[nn.Module]:
     """The model's layers: its longest list of modules."""
-    lists: list[nn.ModuleList] = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    count: Callable[[nn.ModuleList], int] = len
-    return list(max(lists, key=count, default=nn.ModuleList()))
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=[])

@@ -31,7 +31,7 @@ class Talk(Protocol):
     plain: bool
     has_adapter: bool
     context: int
-    ends: Sequence[int]
+    ends: list[int]
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation up to where the answer begins.

@@ -152,7 +152,7 @@ class LlamaModel:
         if not self._context:
             raise NativeError(f"llama.cpp cannot create a context of {n_ctx} tokens for {path}{_because()}")
         self._native.llama_set_n_threads(self._context, threads, threads)
-        self._adapter: object = None
+        self._adapter: int | None = None
         if adapter is not None:
             self._load_adapter(adapter)
             self.use_adapter(on=True)

@@ -223,6 +223,23 @@ SCOPES: dict[str, tuple[Key, ...]] = {
         Key("rows.page_up", "pageup", "scroll_rows(-15)", "", "Scroll up by 15 lines.", "pgup"),
         Key("rows.page_down", "pagedown,space", "scroll_rows(15)", "", "Scroll down by 15 lines.", "pgdn"),
     ),
+    "chat": (
+        Key("chat.stop", "escape", "stop_or_back", "", "Stop the answer; without one, close the chat.", "esc"),
+        Key("chat.regenerate", "ctrl+r", "regenerate", "Again", "Ask for the last answer again; with another seed."),
+        Key(
+            "chat.sampling", "ctrl+g", "sampling", "Sampling", "Edit temperature, top_p, top_k, penalty, length, seed."
+        ),
+        Key("chat.adapter", "ctrl+t", "adapter", "Adapter", "Switch the adapter off or on for the next answers."),
+        Key("chat.prompts", "ctrl+l", "prompts", "Prompts", "Choose a saved prompt."),
+        Key("chat.system", "ctrl+o", "system", "System", "Edit the system prompt."),
+        Key("chat.save", "ctrl+s", "save", "Save", "Add the conversation to a file, as a row of messages."),
+        Key("chat.new", "ctrl+n", "new", "New", "Begin a new conversation."),
+        Key("chat.copy", "f2", "copy_answer", "", "Copy the last answer."),
+        Key("chat.keep", "f3", "keep_prompt", "", "Save the prompt under a name."),
+        Key("chat.page_up", "pageup", "scroll_talk(-1)", "", "Scroll the conversation up.", "pgup"),
+        Key("chat.page_down", "pagedown", "scroll_talk(1)", "", "Scroll the conversation down.", "pgdn"),
+        Key("chat.line", "ctrl+j", "new_line", "", "Begin a new line of the prompt; enter sends it.", "^j"),
+    ),
     "lists": (
         Key("lists.move", "up,down,j,k", "", "", "Move the cursor.", "↑↓ jk"),
         Key("lists.page", "pageup,pagedown", "", "", "Move up or down by a page.", "pgup/pgdn"),

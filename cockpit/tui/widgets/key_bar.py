@@ -8,7 +8,7 @@ from rich.text import Text
 from textual.app import RenderResult
 from textual.events import Click
 from textual.widget import Widget
-from textual.widgets import Input
+from textual.widgets import Input, TextArea
 
 from cockpit.tui.look.keys import Key, footer_keys
 
@@ -94,7 +94,7 @@ class KeyBar(Widget):
 
     def _shown(self, key: Key) -> str:
         """The key as it is drawn: in a focused input, the first of its keys that types no text; empty without one."""
-        if not isinstance(self.screen.focused, Input):
+        if not isinstance(self.screen.focused, Input | TextArea):
             return key.in_bar
         acting = [name for name in key.keys.split(",") if "+" in name or (len(name) > 1 and name not in PRINTABLE)]
         return acting[0].replace("ctrl+", "^").replace("escape", "esc") if acting else ""

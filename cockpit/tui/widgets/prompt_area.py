@@ -1,11 +1,7 @@
-"""A field for a prompt of several lines: enter sends it, ctrl+j begins a new line, up at its start recalls earlier
-ones."""
+"""A field for a prompt of several lines: enter sends it, up at its start recalls earlier ones."""
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from textual.binding import Binding, BindingType
 from textual.events import Key
 from textual.message import Message
 from textual.widgets import TextArea
@@ -20,7 +16,6 @@ class PromptArea(TextArea):
     PromptArea { height: 3; max-height: 8; border: none; padding: 0 1; background: $surface; }
     PromptArea:focus { border: none; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+j", "new_line", "New line", show=False)]
 
     class Sent(Message):
         """The operator sent the prompt."""
@@ -57,9 +52,6 @@ class PromptArea(TextArea):
         """Replace the text."""
         self.text = text
         self.move_cursor(self.document.end)
-
-    def action_new_line(self) -> None:
-        self.insert("\n")
 
     def _recall(self, by: int) -> bool:
         """Show an earlier or later prompt, where the cursor cannot move that way within the text."""
