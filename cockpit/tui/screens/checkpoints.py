@@ -1,4 +1,4 @@
-"""A run's checkpoints and results, with Resume, Merge and Quantize for the selected one."""
+"""A run's checkpoints and results, with Resume, Merge, Quantize and Chat for the selected one."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from cockpit.planning.models import Need, export_need, file_plans, merge_need
 from cockpit.runs.reader import RunReader
 from cockpit.runs.state import StageView
 from cockpit.schedule.resolved_recipe import RunRecipe
+from cockpit.talking.target import ChatTarget
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.app_protocol import app_of
@@ -37,6 +38,7 @@ from cockpit.tui.look.notices import say
 from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, palette, state_glyph
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line_list import LineList
+from engines.chatting.lines import Job
 from engines.emitter import wall_clock_s
 from engines.run_dir import RunDir, RunDirError
 from engines.words import RunStatus, StageStatus
@@ -348,6 +350,17 @@ class CheckpointsScreen(Screen[None]):
             single=False,
         )
         self.app.push_screen(screen, answered)
+
+    def action_chat(self) -> None:
+        """Talk with the selected result or checkpoint, or with the newest result."""
+        item = self.item
+        chosen = item.source if item is not None else None
+        found = [other.source for other in self._items if other.row is None and other.source is not None]
+        source = chosen or next(iter(found), None)
+        if source is None:
+            say(self, "this run has no model or adapter yet", "warning")
+            return
+        app_of(self).open_chat(ChatTarget(((f"{self._run.id}: {source.title}", Job(model=str(source.path))),)))
 
     def action_copy_path(self) -> None:
         item = self.item

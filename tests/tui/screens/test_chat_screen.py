@@ -221,9 +221,7 @@ async def test_prompts_and_conversations_are_kept(tmp_path: Path, monkeypatch: p
         await pilot.press("ctrl+l")
         await until_seen(pilot, "Saved prompts")
         await pilot.press("enter")
-        await until(
-            pilot, lambda: app.screen.query(PromptArea) and app.screen.query_one(PromptArea).text != "", "chosen"
-        )
+        await until(pilot, lambda: any(area.text for area in app.screen.query(PromptArea)), "chosen")
         await pilot.press("enter")
         await until(pilot, lambda: len(model.asked) == 2, "asked")
         model.finish("no")
