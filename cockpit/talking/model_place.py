@@ -7,6 +7,7 @@ from pathlib import Path
 from cockpit.one_stage.sources import sources
 from cockpit.runs.find import find_run
 from cockpit.runs.reader import read_now
+from engines.artifacts.adapter_folder import is_adapter
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError, printable
 
@@ -69,7 +70,7 @@ def _one_file(path: Path) -> Path:
     Raises:
         OperatorError: there are several.
     """
-    if not path.is_dir() or (path / "config.json").exists() or (path / "adapter_config.json").exists():
+    if not path.is_dir() or is_adapter(path) or (path / "config.json").exists():
         return path
     files = sorted(path.glob(f"*{GGUF}"))
     if len(files) > 1:

@@ -75,7 +75,7 @@ class _Speaker:
                     raise OperatorError(f"{self.title}: {error}", hint)
 
     def answer(self, prompt: str, number: int) -> bool:
-        """Print the answer to a prompt; False if there is none."""
+        """Print the answer to a prompt; False without one."""
         turn = Turn(prompt, number)
         self.talk.turns.append(turn)
         messages = self.talk.messages(with_last_answer=False)

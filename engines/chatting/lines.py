@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 DEFAULT_LIMIT = 512
-END, LIMIT, STOPPED, FULL = "end", "limit", "stopped", "full"
+END, LIMIT, STOPPED, FULL = "end", "limit", "operator", "full"
 """How an answer ended: by the model, at `max_new_tokens`, by the operator, at the end of the model's context."""
 
 

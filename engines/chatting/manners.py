@@ -6,8 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-NICE = 15
-"""Weight 36 beside a training's 1,024 (sched(7), sched_prio_to_weight): about 3.5 % of a core that both want."""
+NICE = 12
+"""Weight 70 beside a training's 1,024 (the kernel's sched_prio_to_weight): 6.4 % of a core that both want."""
 OOM_SCORE = 500
 """Half of the memory counts as used by this process when the kernel chooses one to kill."""
 

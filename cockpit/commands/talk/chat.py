@@ -48,7 +48,7 @@ def declare(parser: CommandParser) -> None:
         ("cockpit chat last", "Talk with the newest result of the newest run."),
         ("cockpit chat ./base last:tuned --system 'Answer in JSON.'", "Give two models the same prompts."),
         ("cockpit chat m-Q4_K_M.gguf --prompt 'Which city?'", "Print one answer."),
-        ("cockpit chat ./model --json < prompts.txt", "Answer each line of a file, as the turns of one conversation."),
+        ("cockpit chat ./model --json", "Answer each line of standard input, as the turns of one conversation."),
     )
 
 

@@ -40,7 +40,7 @@ from recipes.problems import OperatorError, printable
 
 DRAIN_S = 0.1
 """Seconds between two looks at what the models have sent: an answer is drawn ten times a second at most."""
-_ENDINGS = {LIMIT: "reached max_new_tokens", STOPPED: "stopped", FULL: "the context is full"}
+_ENDINGS = {LIMIT: "reached max_new_tokens", STOPPED: "you stopped it", FULL: "the context is full"}
 ASKS = "enter accepts   esc cancels"
 Opener = Callable[[Job, Callable[[Event], None]], Session]
 

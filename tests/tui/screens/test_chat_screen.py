@@ -125,7 +125,7 @@ async def test_esc_stops_the_answer_and_keeps_what_there_is_and_then_leaves() ->
         await say(pilot, "Count.")
         await until(pilot, lambda: bool(model.asked), "asked")
         await pilot.press("escape")
-        await until_seen(pilot, "stopped")
+        await until_seen(pilot, "you stopped it")
         assert model.stopped == [model.asked[0].id]
         assert "half" in picture(app)
         await pilot.press("ctrl+r")
