@@ -197,10 +197,12 @@ class LlamaModel:
             How many of `ids` are read now: at most `n_batch` more than before.
 
         Raises:
-            NativeError: the conversation does not fit the context, or decoding fails.
+            NativeError: the conversation does not fit the context or has an id outside the vocabulary, or decoding fails.
         """
         if not 0 < len(ids) <= self.n_ctx:
             raise NativeError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            raise NativeError(f"a token id is outside the vocabulary of {self.vocab_size}")
         memory = self._native.llama_get_memory(self._context)
         same = min(len(self._cached), len(ids) - 1)
         same = next((at for at in range(same) if ids[at] != self._cached[at]), same)
