@@ -197,7 +197,7 @@ class LlamaModel:
             How many of `ids` are read now: at most `n_batch` more than before.
 
         Raises:
-            NativeError: the conversation does not fit the context or has an id outside the vocabulary, or decoding fails.
+            NativeError: the conversation does not fit the context, has an id outside the vocabulary, or decoding fails.
         """
         if not 0 < len(ids) <= self.n_ctx:
             raise NativeError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")

@@ -56,15 +56,19 @@ class _Worker:
                 header["generate"], header["limit"], header["stops"], last_only=header["last_only"]
             )
             return {"ids": ids, "prompt_s": prompt_s, "generation_s": generation_s, "rss_bytes": _rss_bytes()}, b""
-        if "losses" in header:
-            return {}, self.model.losses(header["losses"], header["places"]).tobytes()
         if "pieces" in header:
             return {"pieces": [self.model.piece(token) for token in header["pieces"]]}, b""
-        if "last_logits" in header:
-            return {}, self.model.last_logits(header["last_logits"]).tobytes()
         if "begin" in header or "feed" in header or "draw" in header:
             return self._drawn(header), b""
-        return {}, self.model.logits(header["logits"]).tobytes()
+        return {}, self._scored(header)
+
+    def _scored(self, header: dict[str, Any]) -> bytes:
+        """Numbers of a sequence that is read whole."""
+        if "losses" in header:
+            return self.model.losses(header["losses"], header["places"]).tobytes()
+        if "last_logits" in header:
+            return self.model.last_logits(header["last_logits"]).tobytes()
+        return self.model.logits(header["logits"]).tobytes()
 
     def _drawn(self, header: dict[str, Any]) -> dict[str, Any]:
         """An answer that comes token by token."""
