@@ -22,15 +22,9 @@ from tests.runs.harness import engine_pid, events, kill_supervisor, launch_text,
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.thorough]
 
-RECIPE = """
-schema = 1
-name = "limited"
+PRETRAIN = """
 [[stage]]
-name = "first"
-kind = "fake"
-max_steps = 30
-[[stage]]
-name = "base"
+name = "{name}"
 kind = "pretrain"
 data = "{tokens}"
 hidden_size = 64
@@ -46,24 +40,39 @@ threads = 1
 [stage.retry]
 max_attempts = 2
 """
-LIMIT_BYTES = 2200 << 20
+BETWEEN = """
+[[stage]]
+name = "between"
+kind = "fake"
+max_steps = 30
+"""
+
+
+LONG_S = 4 * PATIENCE_S
+"""Five processes one after the other."""
 
 
 def _limited(tmp_path: Path) -> RunDir:
+    """A run whose stage `base` has too little memory for its batch, by what the same training needs without a limit."""
     tokens = tiny.write_tokens(tmp_path / "tokens", {"train": 256 * 130, "val": 100})
-    run = launch_text(RECIPE.format(tokens=tokens), tmp_path)
-    wait_for(lambda: any(isinstance(event, Step) for event in events(run)), "a step of the first stage")
-    holder = lock_holder(run.supervisor_lock)
-    assert holder is not None
-    resource.prlimit(int(holder["pid"]), resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
+    free, base = (PRETRAIN.format(name=name, tokens=tokens) for name in ("free", "base"))
+    run = launch_text(f'schema = 1\nname = "limited"\n{free}{BETWEEN}{base}', tmp_path)
+    _limit_between(run)
     return run
+
+
+def _limit_between(run: RunDir) -> None:
+    """Limit the supervisor and its next engines while the stage between two trainings runs."""
+    limit = _limit_by_measure(run, "free")
+    wait_for(lambda: any(isinstance(e, Step) and e.stage == "between" for e in events(run)), "the stage between")
+    resource.prlimit(_supervisor(run), resource.RLIMIT_DATA, (limit, limit))
 
 
 def test_memory_that_runs_out_halves_the_micro_batch_until_it_fits_and_every_step_has_the_same_rows(
     tmp_path: Path,
 ) -> None:
     run = _limited(tmp_path)
-    assert wait_for_end(run) == "succeeded"
+    assert wait_for_end(run, LONG_S) == "succeeded"
     recorded = events(run)
     ends = [e.reason for e in recorded if isinstance(e, AttemptEnded) and e.stage == "base" and e.exit is not None]
     assert len(ends) >= 2
@@ -86,7 +95,7 @@ def test_a_supervisor_that_adopts_the_run_after_memory_ran_out_continues_the_pla
         lambda: any(isinstance(e, AttemptEnded) and e.stage == "base" for e in events(run)), "the engine's own end"
     )
     start_supervisor(run, StartReason.ADOPT)
-    assert wait_for_end(run) == "succeeded"
+    assert wait_for_end(run, LONG_S) == "succeeded"
     starts = [e for e in events(run) if isinstance(e, StageStarted) and e.stage == "base"]
     assert [change.sentence for change in starts[1].adjusted] == [
         "per_device_train_batch_size 64 → 32",
@@ -106,8 +115,6 @@ METHODS: dict[str, dict[str, str]] = {
     "packed": {"kind": '"finetune"', "packing": "true", "r": "4"},
     "pairs": {"kind": '"dpo"', "r": "4", "per_device_train_batch_size": "8"},
 }
-LONG_S = 4 * PATIENCE_S
-"""Five processes one after the other."""
 SHARE_ALLOWED = 0.7
 """Of what a step adds to the process that has loaded everything: too little for the batch, enough for half of it."""
 
@@ -150,11 +157,9 @@ def _free_then_limited(tmp_path: Path, method: str) -> RunDir:
         lines += ["[[stage]]", *(f"{key} = {value.format(**places)}" for key, value in fields.items())]
         lines += ["[stage.retry]", "max_attempts = 2"]
         if name == "free":
-            lines += ["[[stage]]", 'name = "between"', 'kind = "fake"', "max_steps = 30"]
+            lines.append(BETWEEN)
     run = launch_text("\n".join(lines) + "\n", tmp_path)
-    limit = _limit_by_measure(run, "free")
-    wait_for(lambda: any(isinstance(e, Step) and e.stage == "between" for e in events(run)), "the stage between")
-    resource.prlimit(_supervisor(run), resource.RLIMIT_DATA, (limit, limit))
+    _limit_between(run)
     assert not any(isinstance(e, StageStarted) and e.stage == "limited" for e in events(run))
     return run
 
