@@ -99,6 +99,7 @@ ADDED_LATER: Mapping[str, Any] = {
     },
     "save_strategy": "steps",
     "sliding_window": None,
+    "shard_tokens": None,
     "split_by": "document",
     "start_from": None,
     "target_bits": None,

@@ -28,6 +28,7 @@ class Encoder(Protocol):
         file: the name of the file in the tokenizer's folder that decides the ids.
         vocab_size: every id is below it.
         eos_id: the token that ends a document.
+        eos_token: its text.
         controls: the texts of the control tokens.
         control_ids: their ids; an ordinary text has none of them.
         unknown_id: the token of a text that the vocabulary cannot spell; None without one.
@@ -37,6 +38,7 @@ class Encoder(Protocol):
     file: str
     vocab_size: int
     eos_id: int
+    eos_token: str
     controls: tuple[str, ...]
     control_ids: frozenset[int]
     unknown_id: int | None
@@ -48,6 +50,10 @@ class Encoder(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids."""
+        ...
+
+    def vocabulary(self) -> dict[str, int]:
+        """The id of each token's text."""
         ...
 
 
@@ -140,6 +146,10 @@ class SentencePieceEncoder:
         """The text of ids."""
         return str(self._processor.decode(list(ids)))
 
+    def vocabulary(self) -> dict[str, int]:
+        """The id of each piece."""
+        return {self._processor.id_to_piece(number): number for number in range(self.vocab_size)}
+
 
 class WholeEncoder:
     """tokenizer.json; see `Encoder`."""
@@ -183,6 +193,7 @@ class WholeEncoder:
             )
         if named not in vocabulary:
             raise _no_such_token(path, named, self.controls)
+        self.eos_token = named
         self.eos_id: int = vocabulary[named]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -193,6 +204,11 @@ class WholeEncoder:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def vocabulary(self) -> dict[str, int]:
+        """The id of each token, added ones included."""
+        found: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return found
 
 
 def same_tokenizer(one: Path, other: Path) -> bool:

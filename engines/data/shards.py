@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -26,14 +27,34 @@ def dtype_for(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 65_536 else "uint32"
 
 
+class ShardFile(msgspec.Struct, frozen=True):
+    """One of several files of a split."""
+
+    file: str
+    tokens: int
+    sha256: str
+
+
 class SplitEntry(msgspec.Struct, frozen=True):
-    """One split's file: its name, its length, and the SHA-256 of its bytes."""
+    """One split: its length, its file, and the SHA-256 of its bytes.
+
+    A split of several files has them in `shards`, in order; `file` is then the first of them, and `sha256` that of
+    their hashes, one behind another. `index` has the end of each document, `names` its name as a line of JSON; earlier
+    versions wrote no names and no hash of the index.
+    """
 
     tokens: int
     documents: int
     file: str
     sha256: str
     index: str
+    index_sha256: str = ""
+    names: str = ""
+    shards: list[ShardFile] = []
+
+    def files(self) -> list[ShardFile]:
+        """The files of the split, in order."""
+        return self.shards or [ShardFile(self.file, self.tokens, self.sha256)]
 
 
 class TokensManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +68,50 @@ class TokensManifest(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer_sha256: str
     tokenizer_file: str = "tokenizer.model"
     splits: dict[str, SplitEntry]
+    sources: dict[str, dict[str, dict[str, int]]] = {}
+    """Of a text with several sources: tokens and documents of each, by split."""
+
+
+class JoinedTokens:
+    """The tokens of several files as one sequence, read from the disk on access.
+
+    Attributes:
+        shape: (tokens,).
+        dtype: of a token.
+    """
+
+    def __init__(self, files: Sequence[Tokens]) -> None:
+        self._files = files
+        self._ends = np.cumsum([len(file) for file in files], dtype=np.int64)
+        self.shape = (int(self._ends[-1]),)
+        self.dtype = files[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, place: slice) -> Tokens:
+        """The tokens of a range; its step is 1."""
+        begin, end, _ = place.indices(len(self))
+        parts: list[Tokens] = []
+        first = int(np.searchsorted(self._ends, begin, side="right"))
+        for number in range(first, len(self._files)):
+            start = int(self._ends[number]) - len(self._files[number])
+            if start >= end:
+                break
+            parts.append(self._files[number][max(begin - start, 0) : end - start])
+        if not parts:
+            return self._files[0][:0]
+        found: Any = np.concatenate(parts)
+        return cast("Tokens", found)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """All tokens as one array."""
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def tolist(self) -> list[int]:
+        """All tokens."""
+        found: list[int] = self[:].tolist()
+        return found
 
 
 def is_tokens_folder(data: Path) -> bool:
@@ -108,8 +173,15 @@ class TokenShard:
             have = ", ".join(self.manifest.splits) or "none"
             raise OperatorError(f"{path} has no {split} split", f"choose one of its splits: {have}")
         self.entry = self.manifest.splits[split]
-        file = _inside(path, self.entry.file)
-        self.tokens: Tokens = _map(file, DTYPES[self.manifest.dtype], self.entry.tokens)
+        files = self.entry.files()
+        mapped = [_map(_inside(path, one.file), DTYPES[self.manifest.dtype], one.tokens) for one in files]
+        self.tokens: Tokens | JoinedTokens = mapped[0] if len(mapped) == 1 else JoinedTokens(mapped)
+        if len(self.tokens) != self.entry.tokens:
+            raise OperatorError(
+                f"the shards of the {split} split have {len(self.tokens)} tokens; {TOKENS_JSON} expects"
+                f" {self.entry.tokens}",
+                "prepare the tokens again",
+            )
         self.document_ends: npt.NDArray[np.int64] = _map(
             _inside(path, self.entry.index), "<u8", self.entry.documents
         ).astype(np.int64)
@@ -118,13 +190,40 @@ class TokenShard:
                 f"the last document end in {self.entry.index} is not the end of {self.entry.file}",
                 "prepare the tokens again",
             )
-        if verify and file_sha256(file) != self.entry.sha256:
-            raise OperatorError(
-                f"{file} has changed: its SHA-256 differs from {TOKENS_JSON}", "prepare the tokens again"
-            )
+        if verify:
+            self.verify(lambda _done, _total: None)
+
+    def verify(self, on_progress: Callable[[float, float], None]) -> None:
+        """Compare the bytes of the split's files with the SHA-256 in tokens.json.
+
+        Args:
+            on_progress: called with bytes read and total bytes; an exception from it ends the reading.
+
+        Raises:
+            OperatorError: a SHA-256 differs.
+        """
+        wanted = [(_inside(self.path, one.file), one.sha256) for one in self.entry.files()]
+        if self.entry.index_sha256:
+            wanted.append((_inside(self.path, self.entry.index), self.entry.index_sha256))
+        total, before = sum(file.stat().st_size for file, _ in wanted), 0
+        for file, sha256 in wanted:
+            base = before
+
+            def read(done: float, base: int = base) -> None:
+                on_progress(base + done, total)
+
+            if file_sha256(file, read) != sha256:
+                raise OperatorError(
+                    f"{file} has changed: its SHA-256 differs from {TOKENS_JSON}", "prepare the tokens again"
+                )
+            before += file.stat().st_size
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
+
+    def document_at(self, token: int) -> int:
+        """The number of the document that a token belongs to."""
+        return int(np.searchsorted(self.document_ends, token, side="right"))
 
     @property
     def eos_id(self) -> int:

@@ -16,6 +16,8 @@ from engines.data.text import NearPairs, TextPart, prepare_text
 from engines.data.tokens import prepare_tokens
 from engines.inputs.code_or_rows import asks_about_code, unused_warning
 from engines.inputs.mixture import SourceShare
+from engines.processor import usable_cores
+from engines.run_dir import RunDir
 from engines.training.inputs import input_folder as local_folder
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
@@ -122,6 +124,10 @@ def _tokens(ctx: StageContext[StageFields], stage: PrepareTokens) -> StageResult
         local_folder(ctx.inputs["tokenizer"]),
         ctx.out,
         eos_token=stage.eos_token,
+        shard_tokens=stage.shard_tokens,
+        processes=stage.threads or usable_cores(),
+        work=ctx.work,
+        earlier=[RunDir(ctx.run_root).work(ctx.stage_name, attempt) for attempt in range(ctx.attempt - 1, 0, -1)],
         report=ctx.progress,
         warn=ctx.warn,
     )

@@ -10,9 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from engines.artifacts.data_folder import TOKENS_JSON
 from engines.data.shards import TokenShard
-from engines.files import file_sha256
 from engines.forward.label_loss import REAL_TOKENS, counted
 from recipes.problems import OperatorError
 
@@ -69,7 +67,4 @@ def verify_shard(shard: TokenShard, on_progress: Callable[[float, float], None])
     Raises:
         OperatorError: the SHA-256 differs.
     """
-    file = shard.path / shard.entry.file
-    total = file.stat().st_size
-    if file_sha256(file, lambda done: on_progress(done, total)) != shard.entry.sha256:
-        raise OperatorError(f"{file} has changed: its SHA-256 differs from {TOKENS_JSON}", "prepare the tokens again")
+    shard.verify(on_progress)

@@ -261,6 +261,14 @@ class PrepareTokens(StageFields):
         min_length=1,
         help="Token that ends each document, as the tokenizer spells it; by default, the tokenizer's eos_token.",
     )
+    shard_tokens: int | None = setting(
+        None,
+        section="Tokens",
+        ge=1024,
+        unit="tokens",
+        help="Tokens after which a document ends a shard, so that a split is train-00000-of-00003.bin and so on; by"
+        " default, a split is one file.",
+    )
 
 
 class PrepareMessages(SplitFields, ReadFields, RowFields, CodeFields):

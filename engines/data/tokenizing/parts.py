@@ -1,0 +1,248 @@
+"""One part of a text as tokens: files that stay when the process dies, with a record that says they are whole.
+
+A part is a range of bytes of a split's file: the documents whose lines begin in it. Its files are written under
+temporary names and renamed, the record last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+
+from engines.data.documents import Document, split_file
+from engines.data.encoders import Encoder
+from engines.data.special_pieces import SPACE_MARK
+from engines.files import file_sha256, open_regular, read_regular_bytes
+from recipes.problems import OperatorError
+
+BATCH_BYTES = 1 << 20
+BATCH_DOCUMENTS = 512
+"""Documents are encoded together up to these limits: tokenizer.json is faster on several at once."""
+COMPARED_DOCUMENTS = 100
+"""The first documents of a split that are decoded again, to see whether the tokenizer preserves text."""
+COMPARED_CHARACTERS = 20_000
+COUNTS = ("control_strings", "space_marks", "unknown_tokens", "changed", "left_out")
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What all parts have in common.
+
+    Attributes:
+        data: the text folder.
+        tokenizer: the tokenizer's folder.
+        encoder: the file in it that decides the ids.
+        eos_token: the token that ends a document; None for the tokenizer's own.
+        dtype: numpy's name of the numbers in a shard.
+        folder: where parts are written.
+        key: what the parts belong to: another text, tokenizer or field has another key.
+        sources: the names of the text's sources, if it has several.
+    """
+
+    data: str
+    tokenizer: str
+    encoder: str
+    eos_token: str | None
+    dtype: str
+    folder: str
+    key: str
+    sources: list[str]
+
+
+class Part(msgspec.Struct, frozen=True):
+    """The lines of a split's file that begin in `begin <= place < end`."""
+
+    split: str
+    number: int
+    begin: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        """The first part of its files' names."""
+        return f"{self.split}-{self.number:06}"
+
+
+class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished part: what it is of, its length, the SHA-256 of its tokens, and what was counted."""
+
+    key: str
+    part: Part
+    tokens: int
+    documents: int
+    text_bytes: int
+    sha256: str
+    counts: dict[str, int]
+    sources: dict[str, tuple[int, int]]
+
+
+def parts_of(data: Path, split: str, part_bytes: int) -> list[Part]:
+    """The parts of a split; none of an empty one.
+
+    Raises:
+        OperatorError: the split's file is missing.
+    """
+    file = split_file(data, split)
+    if not file.is_file():
+        raise OperatorError(f"{file} does not exist", "give a folder from a prepare stage with output = text")
+    size = file.stat().st_size
+    begins = range(0, size, part_bytes)
+    return [Part(split, number, begin, min(begin + part_bytes, size)) for number, begin in enumerate(begins)]
+
+
+def finished(folder: Path, key: str, part: Part) -> PartRecord | None:
+    """The record of a part if its files are whole and belong to the key; its tokens are read and compared."""
+    try:
+        record = msgspec.json.decode(read_regular_bytes(folder / f"{part.name}.json"), type=PartRecord)
+        if record.key != key or record.part != part or not (folder / f"{part.name}.names").is_file():
+            return None
+        if (folder / f"{part.name}.idx").stat().st_size != 8 * record.documents:
+            return None
+        return record if file_sha256(folder / f"{part.name}.bin") == record.sha256 else None
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+class PartEncoder:
+    """Encodes the parts of a job."""
+
+    def __init__(self, job: Job, encoder: Encoder) -> None:
+        self._job = job
+        self._encoder = encoder
+        self._dtype = np.dtype(job.dtype)
+        self._controls = np.array(sorted(encoder.control_ids), dtype=np.int64)
+        self._decoder = msgspec.json.Decoder(Document)
+
+    def write(self, part: Part, progress: Callable[[int], None]) -> PartRecord:
+        """Write a part's files and return its record.
+
+        Args:
+            part: the part.
+            progress: called with the bytes of lines done since the last call; an exception from it ends the work.
+
+        Raises:
+            OperatorError: a line is not a document, or the tokenizer gives an id beyond its vocabulary.
+            OSError: the disk is full.
+        """
+        folder = Path(self._job.folder)
+        made = _Made()
+        temporary = {suffix: folder / f"{part.name}.{suffix}.tmp" for suffix in ("bin", "idx", "names")}
+        try:
+            with temporary["bin"].open("wb") as shard, temporary["names"].open("wb") as names:
+                for documents, size in self._batches(part):
+                    self._encode(documents, part.number == 0, shard, names, made)
+                    progress(size)
+            temporary["idx"].write_bytes(np.asarray(made.ends, dtype="<u8").tobytes())
+            for suffix, file in temporary.items():
+                file.replace(folder / f"{part.name}.{suffix}")
+        finally:
+            for file in temporary.values():
+                file.unlink(missing_ok=True)
+        record = PartRecord(
+            key=self._job.key,
+            part=part,
+            tokens=made.ends[-1] if made.ends else 0,
+            documents=len(made.ends),
+            text_bytes=made.text_bytes,
+            sha256=made.digest.hexdigest(),
+            counts={name: made.counts[name] for name in COUNTS},
+            sources={name: (tokens, documents) for name, (tokens, documents) in made.sources.items()},
+        )
+        draft = folder / f"{part.name}.json.tmp"
+        draft.write_bytes(msgspec.json.encode(record))
+        draft.replace(folder / f"{part.name}.json")
+        return record
+
+    def _batches(self, part: Part) -> Iterator[tuple[list[Document], int]]:
+        """The documents of a part, a few at a time, with the bytes of their lines."""
+        file = split_file(Path(self._job.data), part.split)
+        batch: list[Document] = []
+        size = 0
+        with open_regular(file) as lines:
+            place = 0
+            if part.begin:  # a line that begins before belongs to the part before
+                lines.seek(part.begin - 1)
+                place = part.begin - 1 + len(lines.readline())
+            while place < part.end and (line := lines.readline()):
+                try:
+                    batch.append(self._decoder.decode(line))
+                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                    where = f"{file}:{_lines_before(file, place) + 1}"
+                    raise OperatorError(f"{where}: not a document: {error}", "prepare the text again") from error
+                place += len(line)
+                size += len(line)
+                if size >= BATCH_BYTES or len(batch) >= BATCH_DOCUMENTS:
+                    yield batch, size
+                    batch, size = [], 0
+        if batch:
+            yield batch, size
+
+    def _encode(self, documents: list[Document], first: bool, shard: BinaryIO, names: BinaryIO, made: _Made) -> None:
+        texts = [document.text for document in documents]
+        for document, ids in zip(documents, self._encoder.encode(texts), strict=True):
+            numbers = np.asarray(ids, dtype=np.int64)
+            if np.isin(numbers, self._controls).any():
+                made.counts["left_out"] += 1
+                continue
+            if numbers.size and int(numbers.max()) >= self._encoder.vocab_size:
+                raise OperatorError(
+                    f"{self._job.tokenizer} gives the token {int(numbers.max())} for {document.path}; its vocabulary"
+                    f" has {self._encoder.vocab_size}",
+                    "use a tokenizer whose files belong together",
+                )
+            self._count(document.text, ids, numbers, made, compared=first)
+            encoded = np.append(numbers, self._encoder.eos_id).astype(self._dtype).tobytes()
+            shard.write(encoded)
+            names.write(json.dumps(document.path).encode() + b"\n")
+            made.add(encoded, len(ids) + 1, self._source(document.path))
+
+    def _source(self, path: str) -> str:
+        name = path.partition("/")[0] if self._job.sources else ""
+        return name if name in self._job.sources else ""
+
+    def _count(self, text: str, ids: list[int], numbers: np.ndarray[Any, Any], made: _Made, *, compared: bool) -> None:
+        encoder, counts = self._encoder, made.counts
+        counts["control_strings"] += any(piece in text for piece in encoder.controls)
+        reads_it_so = encoder.reads_space_mark and SPACE_MARK in text
+        counts["space_marks"] += reads_it_so
+        if encoder.unknown_id is not None:
+            counts["unknown_tokens"] += int((numbers == encoder.unknown_id).sum())
+        if compared and made.compared < COMPARED_DOCUMENTS and len(text) <= COMPARED_CHARACTERS:
+            made.compared += 1
+            counts["changed"] += not reads_it_so and encoder.decode(ids) != text
+        made.text_bytes += len(text.encode())
+
+
+class _Made:
+    """What a part has so far."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+        self.ends = array("Q")
+        self.counts: Counter[str] = Counter()
+        self.sources: dict[str, tuple[int, int]] = {}
+        self.text_bytes = self.compared = 0
+
+    def add(self, encoded: bytes, tokens: int, source: str) -> None:
+        self.digest.update(encoded)
+        self.ends.append((self.ends[-1] if self.ends else 0) + tokens)
+        if source:
+            before = self.sources.get(source, (0, 0))
+            self.sources[source] = (before[0] + tokens, before[1] + 1)
+
+
+def _lines_before(file: Path, place: int) -> int:
+    """The number of line ends before a byte."""
+    count = 0
+    with open_regular(file) as content:
+        while place > 0 and (chunk := content.read(min(place, 1 << 20))):
+            count += chunk.count(b"\n")
+            place -= len(chunk)
+    return count
