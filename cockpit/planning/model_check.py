@@ -15,6 +15,7 @@ from cockpit.planning.compute_check import compute_problems
 from cockpit.planning.folder_check import folder_problems
 from cockpit.planning.output_check import output_problems
 from cockpit.planning.source_check import source_problems
+from cockpit.planning.start_check import start_problems
 from cockpit.planning.target_modules import unknown_layers
 from engines.files import read_regular_text
 from engines.inputs.hub_cache import cached_model
@@ -61,7 +62,8 @@ def check_models(loaded: LoadedRecipe) -> None:
                 Problem(loaded.path, line, f"{stage.name}.model", message, hint=error.hint)
                 for message in error.message.splitlines()
             ]
-    refuse(loaded, [*problems, *output_problems(loaded), *source_problems(loaded), *compute_problems(loaded)])
+    more = (output_problems, start_problems, source_problems, compute_problems)
+    refuse(loaded, [*problems, *(problem for find in more for problem in find(loaded))])
 
 
 def check_folders(loaded: LoadedRecipe) -> None:
