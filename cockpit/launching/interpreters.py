@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from importlib import metadata
 
 from cockpit.launching.installing import install_command
+from cockpit.launching.requirements import cannot_import, source, unmet
 from cockpit.text import formatting
 from engines.json_text import parse_json
 from recipes.problems import OperatorError, printable
@@ -17,14 +18,16 @@ from recipes.stages.registry import row_of
 
 CHOOSE_ANOTHER = "set the stage's python to an interpreter that has the engines' packages"
 ASK_TIMEOUT_S = 60.0
-_QUESTION = """
+_QUESTION = f"""
 import json, sys
 from importlib import metadata
-found = {}
+{source(unmet)}
+found = {{}}
 for name in sys.argv[1:]:
     try: found[name] = metadata.version(name)
     except metadata.PackageNotFoundError: found[name] = None
-print(json.dumps({"python": list(sys.version_info[:2]), "found": found}))
+lacking = unmet(sys.argv[1:])
+print(json.dumps({{"python": list(sys.version_info[:2]), "found": found, "unmet": lacking}}))
 """
 
 
@@ -60,13 +63,15 @@ def check_interpreters(recipe: Recipe, names: list[str]) -> None:
     hints: dict[str, None] = {}
     for (python, backend), packages in wanted.items():
         try:
-            found = _versions_here(packages) if python is None else _versions_there(python, packages)
+            found, lacking = _here(packages) if python is None else _versions_there(python, packages)
         except _UnusableError as error:
             problems.append(str(error))
             hints[CHOOSE_ANOTHER] = None
             continue
         strict = python is not None or backend != "hf"
         mismatches = _mismatches(python or sys.executable, found, TESTED[backend] if strict else {})
+        broken = "" if mismatches else cannot_import(python or sys.executable, packages, lacking)
+        mismatches += [broken] if broken else []
         if mismatches:
             problems += mismatches
             hints[_way_out(python or sys.executable, backend, packages)] = None
@@ -100,6 +105,12 @@ def _mismatches(python: str, found: dict[str, str | None], contract: Mapping[str
     return problems
 
 
+def _here(packages: set[str]) -> tuple[dict[str, str | None], dict[str, str]]:
+    """The versions of packages, and what their own requirements lack."""
+    found = _versions_here(packages)
+    return found, {} if None in found.values() else unmet(sorted(packages))
+
+
 def _versions_here(packages: set[str]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for name in packages:
@@ -125,7 +136,8 @@ def why_no_answer(error: Exception) -> str:
             return "its answer is not the one of a Python interpreter"
 
 
-def _versions_there(python: str, packages: set[str]) -> dict[str, str | None]:
+def _versions_there(python: str, packages: set[str]) -> tuple[dict[str, str | None], dict[str, str]]:
+    """The same in another interpreter."""
     try:
         answer = subprocess.run(
             [python, "-c", _QUESTION, *sorted(packages)],
@@ -136,6 +148,7 @@ def _versions_there(python: str, packages: set[str]) -> dict[str, str | None]:
         )
         value = parse_json(answer.stdout.splitlines()[-1])
         version, found = tuple(value["python"]), dict(value["found"])
+        lacking = {str(name): str(owner) for name, owner in dict(value.get("unmet") or {}).items()}
     except FileNotFoundError:
         raise _UnusableError(
             f"python — no such file; got {python!r}; allowed: the path of a Python 3.11 or newer"
@@ -144,4 +157,4 @@ def _versions_there(python: str, packages: set[str]) -> dict[str, str | None]:
         raise _UnusableError(f"python — could not query {python!r}: {why_no_answer(error)}") from error
     if version < (3, 11):
         raise _UnusableError(f"python — {python!r} is Python {'.'.join(map(str, version))}; allowed: 3.11 or newer")
-    return found
+    return found, lacking

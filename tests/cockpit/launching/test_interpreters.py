@@ -82,6 +82,38 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
         assert problem.hint == f"install the engines' packages: {install_command(sys.executable)}"
 
 
+def _distribution(folder: Path, name: str, code: str, requires: str = "") -> None:
+    (folder / f"{name}.py").write_text(code)
+    made = folder / f"{name}-1.0.dist-info"
+    made.mkdir(parents=True)
+    more = f"Requires-Dist: {requires}\n" if requires else ""
+    (made / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{more}")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import no_such_part", "has its_own_library and cannot import it: ModuleNotFoundError: No module named"),
+        ("", ""),
+    ],
+)
+def test_a_package_that_cannot_be_imported_is_named_by_its_cause_and_one_that_can_is_none(
+    code: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _distribution(tmp_path, "its_own_library", code, "no-such-part>=2")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    needs = replace(STAGE_KINDS["fake"], needs=lambda _stage: ("msgspec", "its_own_library"))
+    monkeypatch.setitem(cast("dict[str, object]", STAGE_KINDS), "fake", needs)
+    for stage in ({}, {"python": sys.executable}):
+        if not words:
+            check_interpreters(recipe(stage), ["s0"])
+            continue
+        problem = problem_of(recipe(stage))
+        assert words in str(problem)
+        assert "it lacks no-such-part (for its_own_library)" in str(problem)
+
+
 def test_an_unusable_interpreter_gets_no_install_command(tmp_path: Path) -> None:
     lacks = interpreter(tmp_path, '{"python": [3, 12], "found": {"msgspec": null}}')
     hints = problem_of(recipe({"python": "/nowhere/python"}, {"python": lacks})).hint.splitlines()
