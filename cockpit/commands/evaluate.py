@@ -20,6 +20,7 @@ from cockpit.text import formatting as fmt
 from cockpit.text.output import print_json, print_out, say
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
+from engines.files import read_regular_text
 from engines.judging.sets.general import GENERAL, general_set
 from engines.words import ExitCode
 from recipes import quantities
@@ -32,6 +33,7 @@ DEFAULT_TOKENS = 200_000
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _SHOWN_DIFFERENCES = 10
 DEFAULT_CODE_TIMEOUT_S = 10
+MOST_TEXT_BYTES = 64 * 1024
 _TITLES = ("", "success", "95 % interval", "rows", "p50", "p95", "first token", "tokens", "ended")
 
 
@@ -63,11 +65,18 @@ def declare(parser: CommandParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="check of rows that name none, such as exact, normalized, contains, number, choice, json; repeatable",
+        help="check of rows that name none, such as exact, number, choice, json, judge, regex=PATTERN, json_schema=FILE;"
+        " repeatable",
     )
     parser.add_argument(
         "--judge", metavar="CMD", help="your program for the check command: JSON on stdin, status 0 passed, 1 failed"
     )
+    parser.add_argument("--judge-url", metavar="URL", help="OpenAI-compatible URL of a model for the judge check")
+    parser.add_argument("--judge-model", default="", metavar="NAME", help="the model's name at --judge-url")
+    parser.add_argument(
+        "--judge-key-env", default="", metavar="VARIABLE", help="environment variable with the key for --judge-url"
+    )
+    parser.add_argument("--judge-rubric", metavar="FILE", help="how the judge scores from 1 to 10")
     parser.add_argument(
         "--allow-code-execution",
         action="store_true",
@@ -160,7 +169,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         "tests": _tests(args.test_data),
         "output": str(output),
         "baseline": _file(args.baseline, "--baseline"),
-        "checks": args.check,
+        "checks": [_check(text) for text in args.check],
         "command": _command(args.judge),
         "limit": args.max_new_tokens,
         "batch_size": args.batch,
@@ -176,6 +185,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         "load_in_4bit": args.load_in_4bit,
         "allow_code_execution": args.allow_code_execution,
         "code_timeout_s": args.code_timeout,
+        "judge": _judge(args),
     }
     live = sys.stderr.isatty() and not args.json
     needs = (*TRAIN, "xllamacpp") if str(job["model"]).endswith(".gguf") else TRAIN
@@ -206,6 +216,38 @@ def _place(given: str | None, option: str) -> str | None:
     if not path.exists():
         raise OperatorError(f"{option} — no file or folder {printable(str(path), 400)}")
     return str(path)
+
+
+def _judge(args: argparse.Namespace) -> dict[str, str] | None:
+    """The model that judges; None without one."""
+    if args.judge_url is None:
+        given = [name for name in ("judge_model", "judge_key_env", "judge_rubric") if getattr(args, name)]
+        if given:
+            raise OperatorError(
+                f"--{given[0].replace('_', '-')} — applies to --judge-url; got none", "give --judge-url"
+            )
+        return None
+    found = {"url": args.judge_url, "model": args.judge_model, "key_variable": args.judge_key_env}
+    rubric = _file(args.judge_rubric, "--judge-rubric")
+    return {**found, "rubric": _text(rubric, "--judge-rubric")} if rubric is not None else found
+
+
+def _check(text: str) -> str:
+    """A check of the whole file; of json_schema=FILE, with the file's content."""
+    name, given, value = text.partition("=")
+    if not given or name != "json_schema":
+        return text
+    file = _file(value, "--check json_schema")
+    assert file is not None
+    return f"{name}={_text(file, '--check json_schema')}"
+
+
+def _text(file: str, option: str) -> str:
+    try:
+        return read_regular_text(Path(file), MOST_TEXT_BYTES)
+    except (OSError, ValueError) as error:
+        name = printable(file, 400)
+        raise OperatorError(f"{option} — {name} cannot be read: {printable(str(error), 200)}") from error
 
 
 def _command(given: str | None) -> list[str]:

@@ -21,6 +21,7 @@ from engines.files import read_regular_text
 from engines.judging.answers import kept_moment
 from engines.judging.checks import Judges
 from engines.judging.compare import Baseline, read_baseline
+from engines.judging.model_judge.judge import JudgeModel, ModelJudge
 from engines.judging.task import Task
 from engines.judging.test_file import read_tests
 from engines.judging.unit_tests import programs_of
@@ -59,6 +60,7 @@ class Job:
         dtype: type of the weights of a folder; auto for the one that its files have.
         allow_code_execution: run the code of answers against unit tests, in the sandbox.
         code_timeout_s: processor seconds of each such program.
+        judge: the model at a URL for the check `judge`, as the arguments of `JudgeModel`; None without one.
     """
 
     model: str
@@ -82,6 +84,7 @@ class Job:
     max_tokens: int = 200_000
     allow_code_execution: bool = False
     code_timeout_s: int = 10
+    judge: dict[str, str] | None = None
 
 
 def answers_beside(output: Path) -> Path:
@@ -100,7 +103,8 @@ def evaluate(job: Job, send: Send) -> dict[str, Any]:
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     programs = programs_of(job.code_timeout_s) if job.allow_code_execution else None
-    judges = Judges(command=job.command, programs=programs)
+    model = ModelJudge(JudgeModel(**job.judge)) if job.judge else None
+    judges = Judges(command=job.command, programs=programs, model=model)
     output, tests = Path(job.output), Path(job.tests) if job.tests else None
     try:
         tasks = read_tests(tests, job.checks, judges) if tests else []
@@ -179,7 +183,7 @@ def _answered(
             baseline=baseline,
             explain=job.explain,
             progress=lambda done, total: send({"progress": {"done": done, "total": total, "unit": "answers"}}),
-            judging=lambda done, total: send({"progress": {"done": done, "total": total, "unit": "programs"}}),
+            judging=lambda done, total: send({"progress": {"done": done, "total": total, "unit": "verdicts"}}),
         )
     finally:
         close()

@@ -80,12 +80,13 @@ def evaluate_tasks(
         waiting()
         rows.append(judged(task, one, judges))
     metrics = {**totals(rows), **answerer.measured()}
-    found = Evaluation(rows, metrics, answerer.identity)
+    protocol = {**answerer.identity, **judges.protocol()}
+    found = Evaluation(rows, metrics, protocol)
     if baseline is None:
         return found
     comparison = compare(found.compared(), baseline.rows)
     differences = explained(answerer, rows, baseline.rows, progress, waiting) if explain else None
-    return Evaluation(rows, {**metrics, **comparison.metrics()}, answerer.identity, comparison, differences)
+    return Evaluation(rows, {**metrics, **comparison.metrics()}, protocol, comparison, differences)
 
 
 def named(value: float) -> float | str:

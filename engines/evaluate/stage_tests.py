@@ -18,6 +18,7 @@ from engines.events import SampledText
 from engines.files import fsync_file
 from engines.judging.checks import Judges
 from engines.judging.compare import Baseline, read_baseline
+from engines.judging.model_judge.judge import JudgeModel, ModelJudge
 from engines.judging.sets.general import GENERAL, general_set
 from engines.judging.task import Task
 from engines.judging.test_file import read_tests
@@ -42,7 +43,7 @@ def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[di
         OperatorError: the test rows, the baseline or a file cannot be used.
     """
     stage = ctx.stage
-    judges = Judges(programs=programs_of(stage.code_timeout_s) if stage.allow_code_execution else None)
+    judges = _judges(stage)
     tests = _tests(ctx)
     try:
         tasks = read_tests(tests, stage.checks, judges)
@@ -67,6 +68,20 @@ def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[di
     finally:
         judges.close()
     return metrics, artifacts
+
+
+def _judges(stage: EvaluateStage) -> Judges:
+    """What judges the answers of a stage.
+
+    Raises:
+        OperatorError: the judge at a URL cannot be asked.
+    """
+    model = None
+    if stage.judge_url is not None:
+        rubric = {"rubric": stage.judge_rubric} if stage.judge_rubric else {}
+        model = ModelJudge(JudgeModel(stage.judge_url, stage.judge_model, stage.judge_key_env, **rubric))
+    programs = programs_of(stage.code_timeout_s) if stage.allow_code_execution else None
+    return Judges(command=stage.judge_command, programs=programs, model=model)
 
 
 def _manner(ctx: StageContext[EvaluateStage], baseline: Baseline | None) -> Manner:
@@ -115,7 +130,7 @@ def _evaluated(
         _answers(ctx, answerer),
         baseline=baseline,
         progress=lambda done, total: ctx.progress(done, total, "answers"),
-        judging=lambda done, total: ctx.progress(done, total, "programs"),
+        judging=lambda done, total: ctx.progress(done, total, "verdicts"),
         waiting=ctx.check_stop,
     )
 

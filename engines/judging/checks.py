@@ -14,6 +14,9 @@ from engines.judging.fences import code_of
 from engines.judging.helper_process import Helper, HelperError
 from engines.judging.json_checks import json_problem, json_value
 from engines.judging.json_schema import mismatch, schema_patterns, schema_problem
+from engines.judging.model_judge.judge import JUDGE, JudgeError, ModelJudge
+from engines.judging.model_judge.judge import SETTINGS as JUDGE_SETTINGS
+from engines.judging.model_judge.judge import settings_problem as judge_settings_problem
 from engines.judging.number_check import final_number, number
 from engines.judging.program_check import ProgramError, ask_program
 from engines.judging.sandbox.sandbox import SandboxError
@@ -35,11 +38,17 @@ class Judges:
         helper: searches patterns, compiles code.
         command: the operator's program for the check `command`; empty without one.
         programs: runs the code of answers for the check `unit_tests`; None if that is not allowed.
+        model: the model at a URL for the check `judge`; None without one.
     """
 
     helper: Helper = field(default_factory=Helper)
     command: Sequence[str] = ()
     programs: Programs | None = None
+    model: ModelJudge | None = None
+
+    def protocol(self) -> dict[str, Any]:
+        """How answers are judged, where that is not in their rows, for a results file."""
+        return {} if self.model is None else {JUDGE: self.model.model.protocol()}
 
     def close(self) -> None:
         """End what was started."""
@@ -172,6 +181,15 @@ def _unit_tests_problem(_expected: str, settings: Mapping[str, Any], judges: Jud
     return settings_problem(settings)
 
 
+def _model(answer: str, task: Task, settings: Mapping[str, Any], judges: Judges) -> str:
+    assert judges.model is not None, "a row with this check is refused without it"
+    return judges.model.verdict(answer, task, settings)
+
+
+def _model_problem(_expected: str, settings: Mapping[str, Any], judges: Judges) -> str:
+    return judge_settings_problem(settings) if judges.model is not None else "no model is given to judge answers"
+
+
 KINDS: Mapping[str, CheckKind] = {
     "exact": _text(exact),
     "normalized": _text(normalized),
@@ -185,6 +203,7 @@ KINDS: Mapping[str, CheckKind] = {
     "tool_call": _text(tool_call, {"calls": (list, dict, str)}, _tool_problem),
     UNIT_TESTS: CheckKind(_unit_tests, SETTINGS, _unit_tests_problem),
     "command": CheckKind(_command, {}, _command_problem),
+    JUDGE: CheckKind(_model, JUDGE_SETTINGS, _model_problem),
 }
 """Every check by its name."""
 
@@ -222,12 +241,14 @@ def judge_ahead(
     Args:
         answers: answers with their tasks.
         judges: what judges them.
-        progress: takes programs that ran, and all.
+        progress: takes the programs that ran, or the answers that a model judged, and all of them.
         waiting: called several times a second; what it raises ends the work.
     """
     short = [(answer, task) for answer, task in answers if len(answer) <= MOST_CHARACTERS]
     if judges.programs is not None:
         judges.programs.run_all(short, progress, waiting)
+    if judges.model is not None:
+        judges.model.judge_all(short, progress, waiting)
 
 
 def _verdict(answer: str, task: Task, check: Check, judges: Judges) -> Verdict:
@@ -235,6 +256,6 @@ def _verdict(answer: str, task: Task, check: Check, judges: Judges) -> Verdict:
         return Verdict(check.kind, False, f"the answer has more than {MOST_CHARACTERS} characters")
     try:
         reason = KINDS[check.kind].judge(answer, task, check.settings, judges)
-    except (HelperError, ProgramError, SandboxError) as error:
+    except (HelperError, ProgramError, SandboxError, JudgeError) as error:
         return Verdict(check.kind, None, f"could not be judged: {printable(str(error), 200)}")
     return Verdict(check.kind, not reason, printable(reason, 300))

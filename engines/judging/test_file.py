@@ -32,6 +32,7 @@ SHOWN_PROBLEMS = 20
 _PROMPTS = ("prompt", "question", "instruction", "text")
 _EXPECTED = ("answer", "expected", "output", "completion")
 _ROLES = ("system", "developer", "user", "assistant", "tool")
+DEFAULTS_WITH_SETTING = ("regex", "json_schema")
 _BY_KEY = {
     "schema": "json_schema",
     "pattern": "regex",
@@ -41,12 +42,29 @@ _BY_KEY = {
 """Keys of a row that name a check, which takes their value."""
 
 
+def default_check(text: str) -> Check:
+    """A check of rows that name none, by its name; `regex=PATTERN` and `json_schema=JSON` have their setting.
+
+    Raises:
+        OperatorError: the setting is not JSON.
+    """
+    kind, given, value = text.partition("=")
+    if not given or kind not in DEFAULTS_WITH_SETTING:
+        return Check(text)
+    if kind == "regex":
+        return Check(kind, {"pattern": value})
+    try:
+        return Check(kind, {"schema": parse_json(value.encode())})
+    except ValueError as error:
+        raise OperatorError(f"json_schema — not JSON: {printable(str(error), 200)}", "give a JSON Schema") from error
+
+
 def read_tests(file: Path, default_checks: Sequence[str], judges: Judges) -> list[Task]:
     """The tasks of a test file.
 
     Args:
         file: JSON Lines, or one JSON array; packed if its name ends with .gz.
-        default_checks: checks of rows that name none.
+        default_checks: checks of rows that name none; see `default_check`.
         judges: what will judge the answers.
 
     Raises:
@@ -54,9 +72,10 @@ def read_tests(file: Path, default_checks: Sequence[str], judges: Judges) -> lis
             has unit tests, and this machine cannot confine programs.
     """
     tasks, problems, seen = [], [], Counter[str]()
+    defaults = [default_check(text) for text in default_checks]
     for where, value in _rows(file):
         try:
-            task = _task(where, value, default_checks, judges)
+            task = _task(where, value, defaults, judges)
         except ValueError as error:
             problems.append(f"{where}  {error}")
             continue
@@ -117,7 +136,7 @@ def _parsed(line: bytes) -> Any:
         return error
 
 
-def _task(where: str, row: Any, default_checks: Sequence[str], judges: Judges) -> Task:
+def _task(where: str, row: Any, default_checks: Sequence[Check], judges: Judges) -> Task:
     """One row as a task.
 
     Raises:
@@ -191,7 +210,7 @@ def _expected(row: Mapping[str, Any], answered: str) -> str:
     return str(found) if isinstance(found, int | float) and not isinstance(found, bool) else json.dumps(found)
 
 
-def _checks(row: Mapping[str, Any], default_checks: Sequence[str]) -> list[Check]:
+def _checks(row: Mapping[str, Any], default_checks: Sequence[Check]) -> list[Check]:
     given = row.get("checks", row.get("check"))
     if given is not None:
         return [_check(one, row) for one in (given if isinstance(given, list) else [given])]
@@ -199,7 +218,7 @@ def _checks(row: Mapping[str, Any], default_checks: Sequence[str]) -> list[Check
     unit_tests = settings_of(row)
     if unit_tests is not None:
         named.append(Check(UNIT_TESTS, unit_tests))
-    return named or [_named(kind, row) for kind in default_checks]
+    return named or [one if one.settings else _named(one.kind, row) for one in default_checks]
 
 
 def _check(given: Any, row: Mapping[str, Any]) -> Check:

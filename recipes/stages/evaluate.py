@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Literal, Self
 
 from pydantic import model_validator
@@ -16,9 +18,11 @@ from recipes.stages.label_fields import LABEL_METRICS, LabelFields
 RESULTS_JSON = "results.json"
 """The results of a stage's tests, in its output; those of a GGUF file have its file type in their name."""
 STAGE_CHECKS = (
-    "exact", "normalized", "contains", "number", "choice", "json", "python", "tool_call",
+    "exact", "normalized", "contains", "number", "choice", "json", "python", "tool_call", "command", "judge",
 )  # fmt: skip
 """Checks that a stage may give to rows that name none: those that need no setting of the row."""
+CHECKS_WITH_SETTING = ("regex", "json_schema")
+"""Those that it may give with their setting: regex=PATTERN, json_schema=JSON."""
 LOSS_METRICS = ("loss", "perplexity")
 """The metrics of the data, of the model and of each file."""
 TEST_METRICS = (
@@ -90,7 +94,8 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         default_factory=list,
         section="Tests",
         suggests=STAGE_CHECKS,
-        help="Checks of test rows that name none, such as number or exact; every one must pass.",
+        help="Checks of test rows that name none, such as number, exact, regex=PATTERN or json_schema=JSON; every one"
+        " must pass.",
     )
     baseline: str | None = setting(
         None,
@@ -112,7 +117,6 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         ge=1,
         help="Test rows that the model answers together; times are those of requests in such a batch.",
     )
-
     allow_code_execution: bool = setting(
         False,
         section="Tests",
@@ -128,16 +132,36 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         help="Processor time of each program that unit tests run; it may take three times as long by the clock.",
     )
 
+    judge_command: list[str] = setting(
+        default_factory=list,
+        section="Judges",
+        help="Your program for the check command, with its arguments: it reads JSON on stdin and ends with status 0 for"
+        " passed, 1 for failed.",
+    )
+    judge_url: str | None = setting(
+        None,
+        section="Judges",
+        help="OpenAI-compatible URL of the model for the check judge, such as http://127.0.0.1:8000/v1. It gets every"
+        " prompt, expected answer and answer of these rows.",
+    )
+    judge_model: str = setting("", section="Judges", help="Name of the model at judge_url.")
+    judge_key_env: str = setting(
+        "",
+        section="Judges",
+        help="Environment variable with the key for judge_url; the key itself is written nowhere.",
+    )
+    judge_rubric: str = setting(
+        "",
+        section="Judges",
+        help="How the judge scores from 1 to 10; by default, how well the answer solves the task.",
+    )
+
     @model_validator(mode="after")
     def _tests_are_whole(self) -> Self:
-        unknown = [name for name in self.checks if name not in STAGE_CHECKS]
-        if unknown:
-            near = closest(unknown[0], STAGE_CHECKS)
-            raise ValueError(
-                f"checks — no such check of a whole file; got {unknown[0]!r:.60}; allowed: {', '.join(STAGE_CHECKS)}"
-                + (f"; {near}" if near else "")
-            )
-        alone = [name for name in ("checks", "baseline", "allow_code_execution") if getattr(self, name)]
+        for one in self.checks:
+            _check_of_a_file(one)
+        names = ("checks", "baseline", "allow_code_execution", "judge_command", "judge_url")
+        alone = [name for name in names if getattr(self, name)]
         if self.tests == "probe":
             alone.append("tests")
         if alone and not self.has_tests:
@@ -148,10 +172,53 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
             )
         return self
 
+    @model_validator(mode="after")
+    def _judges_are_whole(self) -> Self:
+        for check, field in (("command", "judge_command"), ("judge", "judge_url")):
+            if check in self.checks and not getattr(self, field):
+                raise ValueError(f"checks — {check} needs {field}; got none; set {field}, or remove {check}")
+        for name in ("judge_model", "judge_key_env", "judge_rubric"):
+            if getattr(self, name) and self.judge_url is None:
+                raise ValueError(f"{name} — applies to judge_url; got none; set judge_url, or remove {name}")
+        if self.judge_url is not None and not self.judge_model:
+            raise ValueError("judge_model — required with judge_url; got nothing; allowed: the model's name there")
+        if self.judge_key_env and not _VARIABLE.fullmatch(self.judge_key_env):
+            raise ValueError(
+                f"judge_key_env — the name of an environment variable; got {self.judge_key_env!r:.20}; allowed: letters,"
+                " digits and _"
+            )
+        return self
+
     @property
     def has_tests(self) -> bool:
         """Whether the model answers test rows."""
         return self.test_data is not None or self.tests == "general"
+
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+
+
+def _check_of_a_file(text: str) -> None:
+    """Refuse a check of a whole file.
+
+    Raises:
+        ValueError: there is none of this name, or its setting cannot be used.
+    """
+    name, given, value = text.partition("=")
+    if given and name in CHECKS_WITH_SETTING:
+        try:
+            re.compile(value) if name == "regex" else json.loads(value)
+        except (re.error, ValueError, RecursionError, OverflowError) as error:
+            raise ValueError(f"checks — {name} cannot be used: {error}; got {value!r:.60}") from error
+        return
+    if text in STAGE_CHECKS:
+        return
+    with_setting = "regex=PATTERN, json_schema=JSON"
+    near = closest(text, STAGE_CHECKS)
+    raise ValueError(
+        f"checks — no such check of a whole file; got {text!r:.60}; allowed: {', '.join(STAGE_CHECKS)}, {with_setting}"
+        + (f"; {near}" if near else "")
+    )
 
 
 def _metrics(stage: EvaluateStage) -> tuple[str, ...]:

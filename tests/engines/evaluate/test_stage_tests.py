@@ -40,8 +40,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def context(tmp_path: Path, made: dict[str, Path], attempt: int = 1, **fields: Any) -> TriedContext:
     given = {**STAGE, "test_data": "d", "checks": ["normalized"], **fields}
-    test_data = fields.get("test_data", made["data"])
-    given["test_data"] = "d"
+    test_data = fields.get("test_data") or made["data"]
+    given["test_data"] = given["test_data"] and "d"
     inputs: dict[str, Path | str] = {"model": made["model"], "data": made["data"], "test_data": test_data}
     if "baseline" in fields:
         inputs["baseline"] = fields["baseline"]
@@ -86,6 +86,19 @@ def test_a_stage_runs_the_code_of_answers_only_where_it_is_allowed(
     (row,) = json.loads((ctx.out / "results.json").read_text())["rows"]
     assert row["verdicts"][0]["check"] == "unit_tests"
     assert row["verdicts"][0]["passed"] is False
+
+
+def test_checks_with_settings_and_the_operators_program_judge_a_whole_file(
+    tmp_path: Path, made: dict[str, Path]
+) -> None:
+    checks = ["regex=(?s)^.*$", 'json_schema={"type": "object"}', "command"]
+    program = ["python3", "-c", "import sys; print('never'); sys.exit(1)"]
+    ctx = context(tmp_path, made, checks=checks, judge_command=program)
+    run(ctx)
+    row = json.loads((ctx.out / "results.json").read_text())["rows"][0]
+    assert [one["check"] for one in row["verdicts"]] == ["regex", "json_schema", "command"]
+    assert [one["passed"] for one in row["verdicts"]] == [True, False, False]
+    assert row["verdicts"][2]["reason"] == "never"
 
 
 def test_a_new_attempt_continues_with_the_answers_of_the_last_one(
@@ -171,7 +184,17 @@ def test_a_gate_on_a_files_metric_needs_files() -> None:
         ({"tests": "general", "test_data": "t"}, "remove one of them"),
         ({"test_data": "t", "checks": ["nummer"]}, "did you mean number"),
         ({"allow_code_execution": True}, "applies to test rows"),
-        ({"test_data": "t", "checks": ["command"]}, "no such check of a whole file"),
+        ({"test_data": "t", "checks": ["command"]}, "command needs judge_command"),
+        ({"test_data": "t", "checks": ["judge"]}, "judge needs judge_url"),
+        ({"test_data": "t", "checks": ["regex"]}, "no such check of a whole file"),
+        ({"test_data": "t", "checks": ["regex=("]}, "regex cannot be used"),
+        ({"test_data": "t", "checks": ["json_schema={"]}, "json_schema cannot be used"),
+        ({"test_data": "t", "judge_url": "http://127.0.0.1:1"}, "judge_model — required"),
+        ({"test_data": "t", "judge_rubric": "x"}, "judge_rubric — applies to judge_url"),
+        (
+            {"test_data": "t", "judge_url": "http://a", "judge_model": "m", "judge_key_env": "sk-1"},
+            "environment variable",
+        ),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(fields: dict[str, Any], problem: str) -> None:
@@ -183,7 +206,7 @@ def test_an_evaluation_without_tests_keeps_the_fingerprint_of_older_versions() -
     new = EvaluateStage.model_validate(STAGE).model_dump(mode="json")
     added = (
         "tests", "test_data", "checks", "baseline", "files", "answer_batch_size", "dtype", "load_in_4bit",
-        "allow_code_execution", "code_timeout_s",
+        "allow_code_execution", "code_timeout_s", "judge_command", "judge_url", "judge_model", "judge_key_env", "judge_rubric",
     )  # fmt: skip
     old = {key: value for key, value in new.items() if key not in added}
     assert fingerprint(new, []) == fingerprint(old, [])

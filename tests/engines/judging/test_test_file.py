@@ -64,6 +64,20 @@ def test_a_prompt_keeps_its_key_when_its_checks_change(tmp_path: Path) -> None:
     assert before.key == after.key != other.key
 
 
+def test_checks_of_the_whole_file_may_have_their_setting(tmp_path: Path) -> None:
+    rows = [{"prompt": "a"}, {"prompt": "b", "answer": "c", "checks": "exact"}]
+    found = tasks(tmp_path, rows, "regex=^a=b$", 'json_schema={"type": "object"}')
+    assert [(check.kind, dict(check.settings)) for check in found[0].checks] == [
+        ("regex", {"pattern": "^a=b$"}),
+        ("json_schema", {"schema": {"type": "object"}}),
+    ]
+    assert [check.kind for check in found[1].checks] == ["exact"]
+    with pytest.raises(OperatorError, match="json_schema — not JSON"):
+        tasks(tmp_path, rows, "json_schema={")
+    with pytest.raises(OperatorError, match="no such check"):
+        tasks(tmp_path, rows, "exact=3")
+
+
 def test_every_bad_row_is_named_at_once(tmp_path: Path) -> None:
     rows = [
         {"prompt": "fine", "answer": "x"},
