@@ -65,7 +65,7 @@ def declare(parser: CommandParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="check of rows that name none, such as exact, number, choice, json, judge, regex=PATTERN, json_schema=FILE;"
+        help="check of rows that name none, such as exact, number, json, judge, regex=PATTERN, json_schema=FILE;"
         " repeatable",
     )
     parser.add_argument(

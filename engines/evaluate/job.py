@@ -84,7 +84,7 @@ class Job:
     max_tokens: int = 200_000
     allow_code_execution: bool = False
     code_timeout_s: int = 10
-    judge: dict[str, str] | None = None
+    judge: dict[str, Any] | None = None
 
 
 def answers_beside(output: Path) -> Path:

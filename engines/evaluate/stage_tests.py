@@ -18,7 +18,7 @@ from engines.events import SampledText
 from engines.files import fsync_file
 from engines.judging.checks import Judges
 from engines.judging.compare import Baseline, read_baseline
-from engines.judging.model_judge.judge import JudgeModel, ModelJudge
+from engines.judging.model_judge.judge import RUBRIC, JudgeModel, ModelJudge
 from engines.judging.sets.general import GENERAL, general_set
 from engines.judging.task import Task
 from engines.judging.test_file import read_tests
@@ -78,8 +78,8 @@ def _judges(stage: EvaluateStage) -> Judges:
     """
     model = None
     if stage.judge_url is not None:
-        rubric = {"rubric": stage.judge_rubric} if stage.judge_rubric else {}
-        model = ModelJudge(JudgeModel(stage.judge_url, stage.judge_model, stage.judge_key_env, **rubric))
+        rubric = stage.judge_rubric or RUBRIC
+        model = ModelJudge(JudgeModel(stage.judge_url, stage.judge_model, stage.judge_key_env, rubric))
     programs = programs_of(stage.code_timeout_s) if stage.allow_code_execution else None
     return Judges(command=stage.judge_command, programs=programs, model=model)
 

@@ -184,8 +184,8 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
             raise ValueError("judge_model — required with judge_url; got nothing; allowed: the model's name there")
         if self.judge_key_env and not _VARIABLE.fullmatch(self.judge_key_env):
             raise ValueError(
-                f"judge_key_env — the name of an environment variable; got {self.judge_key_env!r:.20}; allowed: letters,"
-                " digits and _"
+                f"judge_key_env — not the name of an environment variable; got {self.judge_key_env!r:.20}; allowed:"
+                " letters, digits and _"
             )
         return self
 

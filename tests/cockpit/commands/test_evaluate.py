@@ -88,6 +88,8 @@ def test_differing_answers_are_explained_by_the_gap_of_their_first_tokens() -> N
         ([".", "--test-data", "t", "--output", "none/o"], "--output — no folder"),
         ([".", "--test-data", "t", "--output", "o", "--baseline", "none"], "--baseline — no file"),
         ([".", "--test-data", "t", "--output", "o", "--judge", "'"], "--judge — not a command"),
+        ([".", "--test-data", "t", "--output", "o", "--judge-model", "m"], "--judge-model — applies to --judge-url"),
+        ([".", "--test-data", "t", "--output", "o", "--check", "json_schema=none"], "--check json_schema — no file"),
         ([".", "--test-data", "t", "--output", "o", "--batch", "0"], "must be a whole number"),
     ],
 )

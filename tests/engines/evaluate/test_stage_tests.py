@@ -193,7 +193,7 @@ def test_a_gate_on_a_files_metric_needs_files() -> None:
         ({"test_data": "t", "judge_rubric": "x"}, "judge_rubric — applies to judge_url"),
         (
             {"test_data": "t", "judge_url": "http://a", "judge_model": "m", "judge_key_env": "sk-1"},
-            "environment variable",
+            "not the name",
         ),
     ],
 )
@@ -206,7 +206,8 @@ def test_an_evaluation_without_tests_keeps_the_fingerprint_of_older_versions() -
     new = EvaluateStage.model_validate(STAGE).model_dump(mode="json")
     added = (
         "tests", "test_data", "checks", "baseline", "files", "answer_batch_size", "dtype", "load_in_4bit",
-        "allow_code_execution", "code_timeout_s", "judge_command", "judge_url", "judge_model", "judge_key_env", "judge_rubric",
+        "allow_code_execution", "code_timeout_s", "judge_command", "judge_url", "judge_model", "judge_key_env",
+        "judge_rubric",
     )  # fmt: skip
     old = {key: value for key, value in new.items() if key not in added}
     assert fingerprint(new, []) == fingerprint(old, [])

@@ -140,7 +140,7 @@ LIES = {
     "high": "not a whole number from 1 to 10",
     "true": "not a whole number from 1 to 10",
     "none": "has no text",
-    "endless": "larger than 1.0 MiB",
+    "endless": "larger than 1 MiB",
     "hangs": "took more than 0.2 s",
     "drips": "took more than 0.2 s",
 }
@@ -177,7 +177,8 @@ def test_planted_answers_are_told_apart_and_are_data(server: Server, monkeypatch
     assert [answer for answer in BAD if judge(answer, one, judges)[0].passed is not False] == []
     assert judge("Paris", one, judges)[0].reason == "score 2, at least 7 passes: as asked"
     assert judge("Oslo", task(least_score=10), judges)[0].passed is False
-    assert asked == len(GOOD + BAD) and seen[-1] == (asked, asked)
+    assert asked == len(GOOD + BAD)
+    assert seen[-1] == (asked, asked)
     path, key, body = server.asked[0]
     assert (path, key) == ("/honest/chat/completions", f"Bearer {KEY}")
     assert (body["model"], body["temperature"]) == ("judge-1", 0)
