@@ -69,9 +69,8 @@ def post(url: str, body: dict[str, Any], key: str, timeout_s: float) -> Any:
         timer.start()
         try:
             connection.request("POST", path, json.dumps(body), headers)
-            reply = connection.getresponse()
-            data = reply.read(MOST_BYTES + 1)
-            status = reply.status
+            with connection.getresponse() as reply:
+                status, data = reply.status, reply.read(MOST_BYTES + 1)
         finally:
             timer.cancel()
     except (OSError, http.client.HTTPException) as error:
