@@ -202,7 +202,7 @@ def _check_of_a_file(text: str) -> None:
     """Refuse a check of a whole file.
 
     Raises:
-        ValueError: there is none of this name, or its setting cannot be used.
+        ValueError: no check has this name, or its setting cannot be used.
     """
     name, given, value = text.partition("=")
     if given and name in CHECKS_WITH_SETTING:

@@ -184,7 +184,7 @@ def score_of(reply: Any) -> tuple[int, str]:
     """The score and the reason in a reply.
 
     Raises:
-        JudgeError: it has none in the form that was asked for.
+        JudgeError: it has no score in the required form.
     """
     try:
         text = reply["choices"][0]["message"]["content"]
