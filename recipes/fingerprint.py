@@ -66,6 +66,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "languages": ["python", "c", "cpp", "javascript", "typescript", "go", "rust", "java"],
     "layers_to_transform": [],
     "licenses": [],
+    "linear": "float",
     "llm_int8_skip_modules": [],
     "load_best_model_at_end": False,
     "load_in_4bit": False,

@@ -19,6 +19,7 @@ from engines.events import SampledText
 from engines.files import refuse_special_files
 from engines.judging.text_metrics import lengths, variety
 from engines.pretrain.model import build_model
+from engines.pretrain.ternary import check_start, keep_rounded, make_ternary
 from engines.pretrain.vocabulary import vocabulary_of
 from engines.training.beginning import start_folder
 from engines.training.inputs import input_folder
@@ -28,6 +29,7 @@ from engines.training.saving import save_model
 from engines.training.session import Session
 from engines.training.start import set_up_process
 from engines.training.task import Task
+from recipes.stages.decoder.model_types import TERNARY
 from recipes.stages.pretrain import PretrainStage
 
 
@@ -49,8 +51,12 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
         for warning in check_tokenizer_class(shard.tokenizer, tokenizer):
             ctx.warn(warning)
     set_seed(ctx.stage.seed)
-    vocab_size = vocabulary_of(shard, start_folder(ctx), ctx.warn)
+    start = start_folder(ctx)
+    vocab_size = vocabulary_of(shard, start, ctx.warn)
+    check_start(start, ctx.stage.linear)
     model = build_model(ctx.stage, vocab_size=vocab_size, bos_id=tokenizer.bos_token_id, eos_id=shard.eos_id)
+    if ctx.stage.linear == TERNARY:
+        make_ternary(model)
     task = Task(
         model=model,
         dataset=dataset,
@@ -67,6 +73,8 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
     session.run()
     of_samples = _sample_metrics(ctx, model, tokenizer)
     ctx.phase("saving")
+    if ctx.stage.linear == TERNARY:
+        keep_rounded(model)
     save_model(model, ctx.out)
     copy_tokenizer(ctx.out, shard.tokenizer)
     return StageResult(

@@ -10,6 +10,7 @@ from typing import Any
 from exporters.hf_model.family import Architecture, head_width, kv_heads
 from exporters.hf_model.rope import LARGEST_CONTEXT
 from recipes.problems import OperatorError, printable, shown
+from recipes.stages.decoder.model_types import LINEAR, TERNARY
 
 _LARGEST = {
     "hidden_size": 2**24,
@@ -56,6 +57,12 @@ def check_counts(folder: Path, config: dict[str, Any]) -> None:
     Raises:
         OperatorError: a count is out of range; one line for each.
     """
+    if config.get(LINEAR) == TERNARY:
+        raise OperatorError(
+            f"{folder} has the weights of a training with {LINEAR} = {TERNARY} before their rounding, which is another"
+            " model than the one that was trained",
+            "use the finished model of that stage",
+        )
     tables = {"": config} | {f"{name}.": table for name, table in config.items() if isinstance(table, dict)}
     problems = [
         f"{place}{key} — got {shown(table[key])}; allowed at most {largest}"

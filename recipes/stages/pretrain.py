@@ -130,6 +130,13 @@ class PretrainStage(TrainingFields):
         advanced=True,
         help="Standard deviation of the initial weights.",
     )
+    linear: Literal["float", "ternary"] = setting(
+        "float",
+        section="Model",
+        at_resume="arithmetic",
+        help="Values of the matrices in the layers: ternary trains with -s, 0 and s only (BitNet b1.58), which TQ1_0,"
+        " TQ2_0 and i2_s store exactly.",
+    )
     sample_steps: int | None = setting(
         None,
         section="Samples",

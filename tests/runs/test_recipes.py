@@ -219,3 +219,20 @@ def test_a_coder_in_4_bits_on_a_code_base_runs_with_another_model_and_other_data
     run, state = run_recipe("codeanvil-6.7b-qlora", tmp_path / "runs", f"questions.data={sources}", *models)
     assert parity(run)
     assert state.stage("half-after").metrics["loss"] is not None
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["auton-slm-tiny", "llama-30m"])
+def test_a_recipe_of_a_named_size_goes_from_text_through_its_gates_to_proven_files(name: str, tmp_path: Path) -> None:
+    small = [
+        *CORPUS, *steps("base", 30), "corpus.source=python-stdlib", "base.num_hidden_layers=1", "base.warmup_steps=2",
+        "base.learning_rate=2e-3", "base.bf16=false", "base.dataloader_num_workers=0", "base.eval_max_tokens=2000",
+        "base.per_device_train_batch_size=4", "base.gradient_accumulation_steps=1", "held-out.max_length=96",
+        "held-out.max_tokens=2000", "gguf.parity_positions=300", "gguf.max_length=96",
+        'base.gate=[{metric = "eval_perplexity", op = "<", value = 500.0}]', "held-out.gate=[]",
+    ]  # fmt: skip
+    run, state = run_recipe(name, tmp_path, *small)
+    assert [file["file_type"] for file in parity(run)["files"]] == ["F16", "Q8_0", "Q4_K_M"]
+    perplexity = state.stage("held-out").metrics["perplexity"]
+    assert perplexity is not None
+    assert perplexity < 500, "a vocabulary of 512, and the model has learned something"

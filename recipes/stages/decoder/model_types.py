@@ -13,6 +13,8 @@ from typing import Any, Literal
 RopeType = Literal["default", "linear", "yarn", "llama3"]
 ModelType = Literal["llama", "mistral", "qwen2", "qwen3", "olmo2"]
 
+LINEAR, TERNARY = "linear", "ternary"
+"""Field of a stage, and key in config.json of a checkpoint whose matrices are rounded when they compute; its value."""
 INPUT_NORM, SECOND_NORM = "input_layernorm", "post_attention_layernorm"
 ROPE_TYPES: tuple[RopeType, ...] = ("default", "linear", "yarn")
 

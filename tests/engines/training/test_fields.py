@@ -119,6 +119,7 @@ PRETRAIN: dict[str, Change] = {
     "model_type": Change("qwen3"),
     "head_dim": Change(4, {"model_type": "qwen3"}),
     "max_position_embeddings": Change(80),
+    "linear": Change("ternary"),
     "rope_theta": Change(5000.0),
     "rope_parameters": Change({"rope_type": "linear", "factor": 2.0}),
     "sliding_window": Change(7, {"model_type": "mistral"}),
