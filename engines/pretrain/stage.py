@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer, set_seed
 
 from engines.context import Artifact, StageContext, StageResult
@@ -14,9 +15,17 @@ from engines.data.encoders import WHOLE_FILE
 from engines.data.shards import TokenShard
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.data.tokenizer_files import copy_tokenizer
-from engines.data.windows import WindowDataset, collate_windows, verify_shard
+from engines.data.windows import (
+    DocumentWindows,
+    WindowDataset,
+    collate_documents,
+    collate_windows,
+    document_batches,
+    verify_shard,
+)
 from engines.events import SampledText
 from engines.files import refuse_special_files
+from engines.forward.arrangement import PADDED, arrange
 from engines.judging.text_metrics import lengths, variety
 from engines.pretrain.model import build_model
 from engines.pretrain.ternary import check_start, keep_rounded, make_ternary
@@ -28,8 +37,9 @@ from engines.training.sampling import Sample, greedy_sample
 from engines.training.saving import save_model
 from engines.training.session import Session
 from engines.training.start import set_up_process
-from engines.training.task import Task
+from engines.training.task import Task, Utilization
 from recipes.stages.decoder.model_types import TERNARY
+from recipes.stages.decoder.operations import peak_of
 from recipes.stages.pretrain import PretrainStage
 
 
@@ -44,7 +54,8 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
     data = input_folder(ctx.inputs["data"])
     shard = TokenShard(data, "train")
     verify_shard(shard, lambda done, total: ctx.progress(done, total, "bytes"))
-    dataset = WindowDataset(data, "train", ctx.stage.max_length)
+    apart = ctx.stage.document_masking
+    dataset = (DocumentWindows if apart else WindowDataset)(data, "train", ctx.stage.max_length)
     refuse_special_files(shard.tokenizer)
     tokenizer = AutoTokenizer.from_pretrained(str(shard.tokenizer), local_files_only=True)
     if shard.manifest.tokenizer_file == WHOLE_FILE:
@@ -60,14 +71,16 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
     task = Task(
         model=model,
         dataset=dataset,
-        collate=collate_windows,
+        collate=collate_documents if apart else collate_windows,
         examples=len(dataset),
         save_tokenizer=partial(_save_tokenizer, shard.tokenizer),
         val=_val_batches(ctx, data),
         sample=partial(_sample, ctx, model, tokenizer),
         sample_steps=ctx.stage.sample_steps,
         bf16=bool(ctx.stage.bf16),
-        full=True,
+        full=not apart,
+        arrangement=arrange(model, longest=ctx.stage.max_length) if apart else PADDED,
+        utilization=Utilization(ctx.stage.sizes(vocab_size).training_operations(ctx.stage.max_length), _peak(ctx)),
     )
     session = Session(ctx, task)
     session.run()
@@ -83,6 +96,15 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
     )
 
 
+def _peak(ctx: StageContext[PretrainStage]) -> float | None:
+    """Operations per second of the device: the stage's, or those of a GPU that is known in bfloat16."""
+    if ctx.stage.peak_tflops is not None:
+        return ctx.stage.peak_tflops * 1e12
+    if not ctx.stage.bf16 or not torch.cuda.is_available():
+        return None
+    return peak_of(torch.cuda.get_device_name())
+
+
 def _save_tokenizer(source: Path, target: Path) -> None:
     copy_tokenizer(target, source)
 
@@ -91,7 +113,7 @@ def _val_batches(ctx: StageContext[PretrainStage], data: Path) -> Batches | None
     stage = ctx.stage
     shard = TokenShard(data, "train")
     if "val" in shard.manifest.splits:
-        batches = window_batches(
+        batches = (document_batches if stage.document_masking else window_batches)(
             TokenShard(data, "val"),
             stage.max_length,
             stage.per_device_eval_batch_size,

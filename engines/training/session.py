@@ -201,7 +201,7 @@ class Session:
             bf16=self.task.bf16,
             arrangement=words,
             backend=backend_of(self.stage),
-        )
+        ) + ("" if self.task.utilization is None else f", {self.task.utilization.words()}")
 
     def _begin(self) -> None:
         """Report where a training without a checkpoint of its own begins, and load its first weights."""
@@ -231,7 +231,7 @@ class Session:
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         }
-        metrics |= self.counters.mean_recent_metrics
+        metrics |= self.counters.mean_recent_metrics | self._utilization(self.counters.tokens_per_second)
         if self.last_eval is not None:
             metrics["eval_loss"] = self.last_eval.loss
             metrics["eval_perplexity"] = self.last_eval.perplexity
@@ -507,8 +507,16 @@ class Session:
             loss_tokens=self.counters.loss_tokens,
             step_s=step_s,
             data_wait_s=measured.window.data_wait_s,
-            metrics={**measured.metrics, **peak_memory(self.trainer.args.device)},
+            metrics={
+                **measured.metrics,
+                **peak_memory(self.trainer.args.device),
+                **self._utilization(measured.window.tokens / step_s if step_s > 0 else None),
+            },
         )
+
+    def _utilization(self, tokens_per_second: float | None) -> dict[str, float]:
+        found = None if self.task.utilization is None else self.task.utilization.of(tokens_per_second)
+        return {} if found is None else {"mfu": found}
 
     def _refuse(self, trip: Trip, measured: Measured) -> None:
         step = self.step + 1

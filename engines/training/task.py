@@ -12,6 +12,8 @@ import torch
 from engines.forward.arrangement import PADDED, Arrangement
 from engines.training.fitting import Fitting
 from engines.training.loss import Batches
+from recipes import quantities
+from recipes.stages.decoder.operations import CONVENTION
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,26 @@ class Method:
 
 
 @dataclass(frozen=True)
+class Utilization:
+    """What a trained token computes, and the operations per second of the device; None where they are not known."""
+
+    operations: int
+    peak: float | None
+
+    def of(self, tokens_per_second: float | None) -> float | None:
+        """Model FLOPs utilization (MFU): the share of the peak that the model's own operations have."""
+        if self.peak is None or tokens_per_second is None:
+            return None
+        return self.operations * tokens_per_second / self.peak
+
+    def words(self) -> str:
+        """The convention and the peak, for the operator."""
+        if self.peak is None:
+            return "mfu not known without peak_tflops"
+        return f"mfu of {quantities.count(self.peak / 1e12)} TFLOP/s by {CONVENTION}"
+
+
+@dataclass(frozen=True)
 class Task:
     """The parts in which pretraining and fine-tuning differ.
 
@@ -63,6 +85,7 @@ class Task:
         method: a Trainer and a loss other than those of the next token; None for those.
         most_tokens: tokens of a sequence into which micro-batches may be joined; None joins none.
         own_loss: the model computes the loss of a training step itself.
+        utilization: what its steps compute; None where that is not counted.
     """
 
     model: torch.nn.Module
@@ -80,6 +103,7 @@ class Task:
     method: Method | None = None
     most_tokens: int | None = None
     own_loss: bool = False
+    utilization: Utilization | None = None
 
     @property
     def evaluates(self) -> bool:

@@ -39,6 +39,23 @@ class PretrainStage(TrainingFields):
         help="Model whose weights the training starts from: a stage, a folder, or RUN:STAGE."
         " A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
     )
+    document_masking: bool = setting(
+        False,
+        section="Data",
+        at_resume="arithmetic",
+        help="Keep the documents of a window apart: a token attends to its own document only, and the first token of"
+        " each is no label. Evaluations during training do the same.",
+    )
+    peak_tflops: float | None = setting(
+        None,
+        section="Reports",
+        at_resume="change",
+        gt=0,
+        unit="TFLOP/s",
+        advanced=True,
+        help="Peak of the device in the number format of the training, for mfu; by default, that of GPUs that Cockpit"
+        " knows (H200, H100, A100, GB10) in bfloat16.",
+    )
     model_type: ModelType = setting(
         "llama",
         section="Model",
@@ -267,6 +284,7 @@ PRETRAIN = StageKind(
     metrics=lambda stage: (
         *training_metrics(stage),
         "documents",
+        *(("mfu",) if stage.peak_tflops is not None or stage.bf16 else ()),
         *(SAMPLE_METRICS if stage.sample_steps is not None else ()),
     ),
     metrics_if=(*EVALUATES, ("sample_steps", 1, "sample_steps to a number of steps")),

@@ -120,6 +120,7 @@ PRETRAIN: dict[str, Change] = {
     "head_dim": Change(4, {"model_type": "qwen3"}),
     "max_position_embeddings": Change(80),
     "linear": Change("ternary"),
+    "document_masking": Change(True),
     "rope_theta": Change(5000.0),
     "rope_parameters": Change({"rope_type": "linear", "factor": 2.0}),
     "sliding_window": Change(7, {"model_type": "mistral"}),
@@ -206,6 +207,7 @@ WHOLE: dict[str, Change] = {
 ELSEWHERE = {
     "backend": "engines/training/test_unsloth.py::test_what_a_stage_says_reaches_unsloth",
     "name": "engines/test_host.py::test_",
+    "peak_tflops": "engines/training/test_documents_apart.py::test_the_utilization_of_the_device_is_counted",
     "kind": "engines/training/test_fields.py::test_a_field_changed_alone",
     "output": "engines/training/test_methods.py::test_",
     "python": "cockpit/launching/test_interpreters.py::test_an_unusable_interpreter_is_refused",
