@@ -1,4 +1,6 @@
-"""Compares an engine's step with a bare hand-written loop: same model, batches and optimizer, interleaved."""
+"""Compares a pretraining's step with a bare hand-written loop: same model, batches and optimizer, interleaved.
+
+Three trainings: usual windows, ternary layers, and windows whose documents are apart."""
 
 from __future__ import annotations
 
@@ -33,6 +35,12 @@ STAGE = {
 }
 
 
+Way = str
+WAYS: tuple[Way, ...] = ("windows", "ternary", "documents")
+DOCUMENT = 48
+"""Tokens of a document; windows of 128 have parts of three or four."""
+
+
 def measure() -> list[Row]:
     """CPU seconds of a step in the engine (events, guards, control, checkpoints off) and in a bare loop."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,41 +49,58 @@ def measure() -> list[Row]:
 
     torch.set_num_threads(1)
     batches = torch.randint(5, VOCAB, (STEPS * BATCH, LENGTH), generator=torch.Generator().manual_seed(1))
-    ours, bare = [], []
+    ours: dict[Way, list[float]] = {way: [] for way in WAYS}
+    bare: dict[Way, list[float]] = {way: [] for way in WAYS}
     for number in range(ROUNDS):
-        bare.append(_bare_step_s(batches))
-        ours.append(_engine_step_s(batches))
+        for way in WAYS:
+            bare[way].append(_bare_step_s(batches, way))
+            ours[way].append(_engine_step_s(batches, way))
         sys.stderr.write(f"  round {number + 1} of {ROUNDS}\n")
     how = f"{BATCH} x {LENGTH} tokens, 2 layers of 256, one thread, AdamW, median CPU step of {STEPS - WARM_STEPS}"
-    return [
-        Row("engine step", min(ours) * 1e3, "ms CPU", how),
-        Row("bare loop's step", min(bare) * 1e3, "ms CPU", "only forward, backward, clip, step, schedule"),
-        Row("engine step, ratio", min(ours) / min(bare), "x", "engine / bare, rounds interleaved"),
-    ]
+    rows = []
+    for way in WAYS:
+        ratio = min(ours[way]) / min(bare[way])
+        rows += [
+            Row(f"{way}: engine step", min(ours[way]) * 1e3, "ms CPU", how),
+            Row(f"{way}: bare loop's step", min(bare[way]) * 1e3, "ms CPU", "only forward, backward, clip, step"),
+            Row(f"{way}: engine step, ratio", ratio, "x", "engine / bare, rounds interleaved"),
+        ]
+    return rows
 
 
-def _model() -> Any:
+def _model(way: Way) -> Any:
     import torch
 
     from engines.pretrain.model import build_model
+    from engines.pretrain.ternary import make_ternary
     from recipes.stages.pretrain import PretrainStage
 
     torch.manual_seed(0)
-    return build_model(PretrainStage.model_validate(STAGE), vocab_size=VOCAB, bos_id=1, eos_id=2)
+    model = build_model(PretrainStage.model_validate(STAGE), vocab_size=VOCAB, bos_id=1, eos_id=2)
+    if way == "ternary":
+        make_ternary(model)
+    return model
 
 
-def _bare_step_s(batches: Any) -> float:
+def _bare_step_s(batches: Any, way: Way) -> float:
     import torch
+    from torch.nn.functional import cross_entropy
 
-    model = _model()
+    model = _model(way)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / STEPS)
     taken = []
     for step in range(STEPS):
         began = time.process_time()
         rows = batches[step * BATCH : (step + 1) * BATCH]
-        loss = model(input_ids=rows, labels=rows).loss
-        loss.backward()
+        if way == "documents":
+            parts = [part[None] for row in rows for part in row.split(DOCUMENT)]
+            labels = sum(part.shape[1] - 1 for part in parts)
+            for part in parts:
+                logits = model(input_ids=part, use_cache=False).logits[0, :-1]
+                (cross_entropy(logits, part[0, 1:], reduction="sum") / labels).backward()
+        else:
+            model(input_ids=rows, labels=rows).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -84,7 +109,9 @@ def _bare_step_s(batches: Any) -> float:
     return sorted(taken[WARM_STEPS:])[(STEPS - WARM_STEPS) // 2]
 
 
-def _engine_step_s(batches: Any) -> float:
+def _engine_step_s(batches: Any, way: Way) -> float:
+    from engines.data.windows import collate_documents, collate_windows
+    from engines.forward.arrangement import PADDED, arrange
     from engines.training.session import Session
     from engines.training.task import Task
     from tests.stage_context import make_context
@@ -92,14 +119,16 @@ def _engine_step_s(batches: Any) -> float:
     marks: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         context = make_context(Path(folder), STAGE)
+        model, apart = _model(way), way == "documents"
         session = Session(
             context,
             Task(
-                model=_model(),
-                dataset=_Rows(batches, marks),
-                collate=_stack,
+                model=model,
+                dataset=_Rows(batches, marks, apart=apart),
+                collate=collate_documents if apart else collate_windows,
                 examples=len(batches),
                 save_tokenizer=lambda _: None,
+                arrangement=arrange(model, longest=LENGTH) if apart else PADDED,
             ),
         )
         session.run()
@@ -111,8 +140,9 @@ def _engine_step_s(batches: Any) -> float:
 class _Rows:
     """The batches' rows in order; records the CPU time at which each step's first row is fetched."""
 
-    def __init__(self, rows: Any, marks: list[float]) -> None:
+    def __init__(self, rows: Any, marks: list[float], *, apart: bool) -> None:
         self._rows = rows
+        self._apart = apart
         self._marks = marks
         self._fetched = 0
 
@@ -123,11 +153,4 @@ class _Rows:
         if self._fetched % BATCH == 0:
             self._marks.append(time.process_time())
         self._fetched += 1
-        return self._rows[index]
-
-
-def _stack(rows: list[Any]) -> dict[str, Any]:
-    import torch
-
-    stacked = torch.stack(rows)
-    return {"input_ids": stacked, "labels": stacked}
+        return self._rows[index].split(DOCUMENT) if self._apart else self._rows[index]
