@@ -25,7 +25,7 @@ from engines.run_dir import RunDir
 
 TYPES = ("F16", "Q8_0", "Q4_K_M")
 LONGEST_ANSWER_CHARACTERS = 420
-HAND_ROWS = 16
+HAND_ROWS = 8
 """Rows that the loop written here answers: one prompt at a time, without a cache of answers."""
 MATH, OBJECTS = "math", "json"
 
@@ -68,15 +68,14 @@ def main() -> int:
 def forms(model: Path, outputs: dict[str, Path]) -> Iterator[Form]:
     """Every form; a baseline is measured before what is compared with it."""
     yield Form("before, folder float32", str(model), ("--dtype", "float32", "--batch", "8"))
-    yield Form("before, folder bfloat16", str(model), ("--batch", "8"), "before, folder float32")
     for kind in TYPES:
         yield Form(f"before, {kind}", _file(outputs["base-gguf"], kind), (), "before, folder float32")
     yield Form("after, folder float32", str(outputs["merged"]), ("--dtype", "float32", "--batch", "8"))
     wide = ("--dtype", "float32", "--batch", "8")
     yield Form("after, adapter float32", str(outputs["tuned"]), wide, "after, folder float32")
-    yield Form("after, folder bfloat16", str(outputs["merged"]), ("--batch", "8"), "after, folder float32")
     for kind in TYPES:
         yield Form(f"after, {kind}", _file(outputs["gguf"], kind), (), "after, folder float32")
+    yield Form("after, folder bfloat16", str(outputs["merged"]), ("--batch", "8"), "after, folder float32")
 
 
 def _file(folder: Path, kind: str) -> str:

@@ -37,6 +37,7 @@ EXIT_CODES = {
 }
 ENVIRONMENT = {
     "COCKPIT_RUNS_DIR": "folder of the runs; --runs-dir overrides it",
+    "COCKPIT_MODELS": "folders with models that cockpit models lists, separated as in PATH",
     "COCKPIT_LLAMA_CPP": "your llama.cpp: a folder that contains llama-quantize, or a checkout with a build in it",
     "COCKPIT_LLAMA_CPP_PYTHON": "Python interpreter for the conversion script of your llama.cpp checkout",
     "COCKPIT_THEME": "theme of the screen: cockpit, cockpit-light, ansi-dark or ansi-light",

@@ -195,7 +195,8 @@ class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
 
 class RecordedInput(msgspec.Struct, frozen=True, kw_only=True):
     """One input as the attempt read it. `method` says what `sha256` is of: the contents of the files, a manifest, or
-    nothing (`name`: a model of a hub). `files` and `bytes` are totals; the attempt's `inputs.json` lists the files."""
+    nothing (`name`: a model of a hub). `files` and `bytes` are totals; the attempt's `inputs.json` lists the files.
+    `revision` is the commit of a model of a hub."""
 
     field: str
     name: str
@@ -203,6 +204,7 @@ class RecordedInput(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str = ""
     files: int = 0
     bytes: int = 0
+    revision: str = ""
 
 
 class InputsRecorded(Event, frozen=True, kw_only=True, tag="inputs_recorded"):

@@ -21,7 +21,10 @@ Origin = Literal["stage", "path", "hub", "run"]
 
 RUN_STAGE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99}):([a-z0-9-]{1,40})(?:@(\d{1,12}))?")
 """RUN:STAGE, the output of a stage of another run, or RUN:STAGE@STEP, one of its checkpoints."""
-HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+HUB_ID = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:@[A-Za-z0-9][A-Za-z0-9._-]{0,99})?"
+)
+"""org/name, or org/name@REVISION: a commit, a tag or a branch that is pinned."""
 _SHOWN_STAGES = 12
 
 

@@ -16,6 +16,7 @@ ALLOWED = {
     "recipes/toml_read.py": "is below engines; bounded, and looks at what the path is",
     "recipes/reference.py": "our own pages, which it also writes",
     "cockpit/headless/machine_line.py": "/proc",
+    "cockpit/models/pull.py": "syncs the part of a download that it has open and locked",
     "cockpit/supervision/engine_watch.py": "/proc",
     "cockpit/supervision/memory_kills.py": "/proc and /sys",
     "cockpit/supervision/shared_cores.py": "/proc",

@@ -26,6 +26,8 @@ PURPOSES = {
     "parity": "compare GGUF files with their source model, in llama.cpp and in other runtimes",
     "evaluate": "measure loss on data, or ask the tasks of a test file and judge the answers",
     "chat": "talk with a model, or with two side by side",
+    "models": "list the models on this machine, and what can be done with each",
+    "pull": "download a model from a hub into its cache, verified, at a fixed commit",
     "metrics": "write the curves of a run as CSV, SVG or PNG",
     "note": "write a line about a run, which every list shows",
     "mv": "rename a run; what refers to it still finds it",
@@ -37,7 +39,12 @@ PURPOSES = {
 }
 """Purpose of each command, in the order of the help page."""
 
-_FOLDERS = {"house": ("du", "metrics", "mv", "note", "prune", "rm"), "sizing": ("plan",), "talk": ("chat",)}
+_FOLDERS = {
+    "house": ("du", "metrics", "mv", "note", "prune", "rm"),
+    "hub": ("models", "pull"),
+    "sizing": ("plan",),
+    "talk": ("chat",),
+}
 """Commands whose module is in a folder, by the folder."""
 
 _MODULES = {"import": "import_config"}

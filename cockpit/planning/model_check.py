@@ -138,7 +138,7 @@ def _cached(hub_id: str, near: Path) -> Path | None:
         raise OperatorError(f"there is no path {near / hub_id}, and no model {hub_id} in the local hub cache")
     raise OperatorError(
         f"no model {hub_id} in the local hub cache, and engines do not use the network",
-        f"download it first: hf download {hub_id}; for a folder, write a path that begins with / ./ ../ or ~/",
+        f"download it first: cockpit pull {hub_id}; for a folder, write a path that begins with / ./ ../ or ~/",
     )
 
 

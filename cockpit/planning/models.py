@@ -73,7 +73,7 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     try:
         for file in sorted(folder.glob("*.safetensors")):
-            for name, entry in _header(file).items():
+            for name, entry in safetensors_header(file).items():
                 found[name] = tuple(int(size) for size in entry["shape"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
@@ -174,10 +174,10 @@ def disk_free(folder: Path) -> int | None:
 
 
 def _count_parameters(file: Path) -> int:
-    return sum(math.prod(int(n) for n in entry["shape"]) for entry in _header(file).values())
+    return sum(math.prod(int(n) for n in entry["shape"]) for entry in safetensors_header(file).values())
 
 
-def _header(file: Path) -> dict[str, Any]:
+def safetensors_header(file: Path) -> dict[str, Any]:
     """The entries of a safetensors file's tensors by name."""
     size = file.stat().st_size
     with open_regular(file) as stream:

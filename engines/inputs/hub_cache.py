@@ -8,6 +8,9 @@ from pathlib import Path
 
 from engines.files import read_regular_text
 
+REVISION_MARK = "@"
+"""Between a hub id and the revision that is pinned: a commit, a tag or a branch."""
+MAIN = "main"
 _REVISION = re.compile(r"[0-9a-f]{40}")
 
 
@@ -21,18 +24,28 @@ def hub_cache() -> Path:
     return place.expanduser() / "hub"
 
 
-def cached_model(hub_id: str, revision: str = "main") -> Path | None:
-    """The folder of a model's revision (a branch, a tag or a commit) in the cache; None if it is not there."""
-    return _cached("models", hub_id, revision)
+def divided(hub_id: str) -> tuple[str, str]:
+    """The id without its revision, and the revision: main where the id pins none."""
+    name, _, revision = hub_id.partition(REVISION_MARK)
+    return name, revision or MAIN
 
 
-def cached_dataset(hub_id: str, revision: str = "main") -> Path | None:
-    """The folder of a dataset's revision in the cache; None if it is not there."""
-    return _cached("datasets", hub_id, revision)
+def cached_model(hub_id: str) -> Path | None:
+    """The folder of a model (org/name, or org/name@REVISION) in the cache; None if it is not there.
+
+    Of a pinned revision it is the folder of that commit and of no other.
+    """
+    return _cached("models", hub_id)
 
 
-def _cached(kind: str, hub_id: str, revision: str) -> Path | None:
-    home = hub_cache() / f"{kind}--{hub_id.replace('/', '--')}"
+def cached_dataset(hub_id: str) -> Path | None:
+    """The folder of a dataset in the cache, as for a model."""
+    return _cached("datasets", hub_id)
+
+
+def _cached(kind: str, hub_id: str) -> Path | None:
+    name, revision = divided(hub_id)
+    home = hub_cache() / f"{kind}--{name.replace('/', '--')}"
     commit = commit_of(home, revision)
     folder = home / "snapshots" / commit if commit else home
     return folder if commit and folder.is_dir() else None

@@ -19,7 +19,7 @@ from engines.events import RecordedInput
 from engines.files import read_regular_bytes, write_durably
 from engines.inputs.files_read import accepted_by, files_read, sources_of, template_of
 from engines.inputs.hashing import FileHash, hashes_of
-from engines.inputs.hub_cache import cached_dataset
+from engines.inputs.hub_cache import cached_dataset, cached_model
 from engines.stage_file import StageInput
 from recipes.fingerprint import fingerprint
 from recipes.problems import OperatorError
@@ -54,7 +54,8 @@ class InputRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One input of a stage.
 
     `method` says what `sha256` is of: the contents of `files` (`content`), the manifest of a folder that Cockpit wrote
-    (`manifest`), or nothing (`name`: `sha256` is empty, and the name identifies a model of a hub).
+    (`manifest`), or nothing (`name`: `sha256` is empty, and the name identifies a model of a hub). `revision` is
+    the commit of a model of a hub that was read.
     """
 
     field: str
@@ -63,6 +64,7 @@ class InputRecord(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str = ""
     path: str | None = None
     files: list[InputFile] = []
+    revision: str = ""
 
     @property
     def identity(self) -> str:
@@ -78,6 +80,7 @@ class InputRecord(msgspec.Struct, frozen=True, kw_only=True):
             sha256=self.sha256,
             files=len(self.files),
             bytes=sum(file.bytes for file in self.files),
+            revision=self.revision,
         )
 
 
@@ -132,7 +135,13 @@ def identify_inputs(
         if field not in external:
             sha256 = given.manifest_sha256 or ""
             method: Method = "manifest" if sha256 else "name"
-            records.append(InputRecord(field=field, name=given.name, method=method, sha256=sha256, path=given.path))
+            folder = cached_model(given.name) if given.origin == "hub" else None
+            commit = folder.name if folder is not None else ""
+            records.append(
+                InputRecord(
+                    field=field, name=given.name, method=method, sha256=sha256, path=given.path, revision=commit
+                )
+            )
     return sorted(records, key=lambda record: record.field)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from engines.context import Input
+from engines.inputs.hub_cache import divided, hub_cache
 from recipes.problems import OperatorError, printable
 
 
@@ -54,9 +55,10 @@ def cached_folder(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, local_files_only=True))
+        name, revision = divided(hub_id)
+        return Path(snapshot_download(name, revision=revision, cache_dir=hub_cache(), local_files_only=True))
     except (OSError, ValueError) as error:
         raise OperatorError(
             f"{hub_id!r} is not in the local Hugging Face cache",
-            f"engines do not use the network; download it first: hf download {hub_id}",
+            f"engines do not use the network; download it first: cockpit pull {hub_id}",
         ) from error

@@ -7,6 +7,7 @@ from typing import Any
 
 from engines.context import Input
 from engines.files import refuse_special_files
+from engines.inputs.hub_cache import divided
 from engines.json_text import read_object
 from exporters.hf_model.architectures import language_settings
 from exporters.hf_model.model_card import CARD, LICENSE_FILES
@@ -28,7 +29,8 @@ def local_folder(item: Input) -> Path:
 
     wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", CARD, *LICENSE_FILES]
     try:
-        return Path(snapshot_download(item.name, allow_patterns=wanted))
+        name, revision = divided(item.name)
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise OperatorError(
             f"{item.field} — {printable(item.name)} is not in the local hub cache and could not be downloaded: "

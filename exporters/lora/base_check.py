@@ -108,8 +108,7 @@ def _check_revision(base: Path, adapter_folder: Path) -> None:
         raise OperatorError(
             f"{adapter_folder} was trained on revision {printable(wanted, 60)} ({commit[:12]}) of "
             f"{printable(named, 200)}, but the base model is revision {printable(given, 12)}",
-            f"download that revision (hf download {printable(named, 200)} --revision {printable(wanted, 60)}) and name "
-            "its folder",
+            f"download that revision (cockpit pull {printable(named, 200)}@{printable(wanted, 60)}) and name it so",
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from engines.artifacts.custody import ancestors, parent_ids
 from engines.artifacts.manifest import ManifestError, read_manifest
 from engines.context import Input, StageContext
+from engines.inputs.hub_cache import divided
 from exporters.gguf.file_names import ModelName, file_part, name_of
 from exporters.hf_model.model_card import read_card
 from recipes.stages.dpo import DPO
@@ -120,7 +121,7 @@ def _kind(folder: Path | None, manifest: Mapping[str, Any]) -> str:
 def _base(model: Input) -> str:
     """Follow the first input of every stage, its model, to a folder of elsewhere or to the run that pretrained it."""
     if model.path is None:
-        return model.name
+        return divided(model.name)[0]
     links = _links(model)
     by_id = {str(link["id"]): link for link in links}
     for link in _back(links[-1], by_id) if links else ():
@@ -128,7 +129,7 @@ def _base(model: Input) -> str:
             return without_time(str(link["run"]))
         if link.get("method") in ("content", "name"):
             folder = str(link["folder"])
-            return folder if link["kind"] == "hub" else hub_id(Path(folder)) or folder_name(Path(folder))
+            return divided(folder)[0] if link["kind"] == "hub" else hub_id(Path(folder)) or folder_name(Path(folder))
     return hub_id(model.path) or folder_name(model.path)
 
 

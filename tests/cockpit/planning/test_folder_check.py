@@ -121,6 +121,22 @@ def test_a_model_of_the_cache_is_checked_as_a_folder_is(tmp_path: Path, monkeypa
         check_models(load_recipe(path))
 
 
+def test_a_pinned_revision_is_read_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    home = cached(tmp_path / "hub", "org/base", {"main": "a" * 40, "v2": "b" * 40})
+    (home / "snapshots" / ("a" * 40) / "config.json").write_text(json.dumps({**CONFIG, "rms_norm_eps": 7}))
+    for revision in ("b" * 40, "v2"):
+        text = f'name = "gguf"\nkind = "export"\nmodel = "org/base@{revision}"\n'
+        check_models(load_recipe(recipe(tmp_path, text)))
+    for revision in ("a" * 40, "main"):
+        text = f'name = "gguf"\nkind = "export"\nmodel = "org/base@{revision}"\n'
+        with pytest.raises(RecipeError, match="rms_norm_eps — got 7"):
+            check_models(load_recipe(recipe(tmp_path, text)))
+    text = f'name = "gguf"\nkind = "export"\nmodel = "org/base@{"c" * 40}"\n'
+    with pytest.raises(RecipeError, match=f"download it first: cockpit pull org/base@{'c' * 40}"):
+        check_models(load_recipe(recipe(tmp_path, text)))
+
+
 def test_a_command_on_a_file_says_what_takes_files(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     line = CommandLine(tmp_path)

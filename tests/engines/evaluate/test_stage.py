@@ -156,7 +156,7 @@ def test_a_hub_id_that_is_not_cached_is_reported_without_using_the_network(
     _refuse_the_network(monkeypatch)
     with pytest.raises(OperatorError, match="not in the local Hugging Face cache") as raised:
         evaluated(tmp_path, made, "messages", "nobody/nothing-of-this-name")
-    assert "hf download nobody/nothing-of-this-name" in raised.value.hint
+    assert "cockpit pull nobody/nothing-of-this-name" in raised.value.hint
 
 
 def test_a_cached_hub_model_is_found_without_using_the_network(

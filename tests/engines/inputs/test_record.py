@@ -113,6 +113,18 @@ def test_outputs_of_stages_are_identified_by_their_manifest_and_hub_models_by_na
     assert (found["model"].method, found["model"].identity) == ("name", "org/base")
 
 
+def test_the_commit_of_a_hubs_model_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    home = tmp_path / "models--org--base"
+    (home / "snapshots" / ("b" * 40)).mkdir(parents=True)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("b" * 40)
+    for name, commit in (("org/base", "b" * 40), (f"org/base@{'b' * 40}", "b" * 40), (f"org/base@{'c' * 40}", "")):
+        given = {"model": StageInput(origin="hub", name=name)}
+        [found] = [record for record in identify_inputs(STAGE, given) if record.field == "model"]
+        assert (found.summary().revision, found.summary().name) == (commit, name)
+
+
 def test_a_record_is_read_back_and_a_damaged_one_is_empty(data: Path, tmp_path: Path) -> None:
     found = identified(data)
     path = tmp_path / "record"

@@ -1,0 +1,356 @@
+"""Downloads a model into the hub's cache: at a fixed commit, the needed files only, each verified.
+
+huggingface_hub transfers; the plan, the resume of a part after a break, and the proof of each file are here. The cache
+has the layout of huggingface_hub, so that every other program finds the model. A pull continues with the part that an
+ended process left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from cockpit.models.needed import RemoteFile, needed
+from cockpit.planning.models import disk_free
+from engines.files import file_sha256, fsync_folder, write_text
+from engines.inputs.hub_cache import hub_cache
+from recipes import quantities
+from recipes.problems import OperatorError, printable
+
+RECORD = "cockpit-pull.json"
+"""Beside the snapshots of a model: what was verified, by commit."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,99}){0,4}")
+_MOST_FILES = 100_000
+_SPARE_BYTES = 64 * 1024 * 1024
+"""Disk that stays free."""
+_PART = ".cockpit-part"
+_BLOCK = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pull will do.
+
+    Attributes:
+        hub_id: the model.
+        revision: as it was named: a branch, a tag or a commit.
+        commit: the commit that it is now.
+        files: the needed files.
+        home: the model's folder in the cache.
+    """
+
+    hub_id: str
+    revision: str
+    commit: str
+    files: list[RemoteFile]
+    home: Path
+
+    @property
+    def snapshot(self) -> Path:
+        """The folder of the commit."""
+        return self.home / "snapshots" / self.commit
+
+    def missing(self) -> list[RemoteFile]:
+        """Files whose content is not in the cache yet."""
+        return [one for one in self.files if not self.blob(one).is_file()]
+
+    def blob(self, file: RemoteFile) -> Path:
+        """Where the content of a file is."""
+        return self.home / "blobs" / (file.sha256 or file.blob)
+
+    def part(self, file: RemoteFile) -> Path:
+        """Where the part of a file is that an interrupted pull left."""
+        blob = self.blob(file)
+        return blob.with_name(blob.name + _PART)
+
+    def left_bytes(self) -> int:
+        """Bytes that are still to be transferred."""
+        return sum(max(0, one.size - _size(self.part(one))) for one in self.missing())
+
+
+Progress = Callable[[int, int], None]
+"""Takes transferred and all bytes of this pull."""
+
+
+def plan_of(hub_id: str, revision: str, patterns: Sequence[str]) -> Plan:
+    """Ask the hub what a revision has; nothing is written.
+
+    Raises:
+        OperatorError: the hub refuses or cannot be reached, or what it says cannot be used.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        raise OperatorError("HF_HUB_OFFLINE is set, which forbids the network", "unset it for this command")
+    if not _REVISION.fullmatch(revision) or ".." in revision:
+        raise OperatorError(f"ID@REVISION — got {printable(revision, 100)!r}; allowed a branch, a tag or a commit")
+    from huggingface_hub import HfApi
+
+    with _hub_errors(hub_id, revision):
+        info = HfApi(endpoint=_endpoint()).model_info(hub_id, revision=revision, files_metadata=True, timeout=30)
+    commit = info.sha or ""
+    if not _COMMIT.fullmatch(commit) or (_COMMIT.fullmatch(revision) and commit != revision):
+        raise OperatorError(
+            f"{hub_id}: the hub answered with commit {printable(commit, 60)!r} for revision {printable(revision, 60)}",
+            "check HF_ENDPOINT",
+        )
+    siblings = list(info.siblings or [])[:_MOST_FILES]
+    files = [_remote(one) for one in siblings]
+    home = hub_cache() / f"models--{hub_id.replace('/', '--')}"
+    try:
+        chosen = needed([one for one in files if one is not None], patterns)
+    except OperatorError as error:
+        raise OperatorError(f"{hub_id}: {error.message}", error.hint) from error
+    return Plan(hub_id, revision, commit, chosen, home)
+
+
+def _remote(given: Any) -> RemoteFile | None:
+    """A file as the hub lists it; None without a size or a hash that its content can be compared with."""
+    size, lfs = given.size, given.lfs
+    sha256 = str(lfs["sha256"] if isinstance(lfs, dict) else lfs.sha256) if lfs else ""
+    blob = str(given.blob_id or "")
+    known = _SHA256.fullmatch(sha256) or (not lfs and _COMMIT.fullmatch(blob))
+    if not isinstance(size, int) or size < 0 or not known:
+        return None
+    return RemoteFile(str(given.rfilename), size, sha256, blob if _COMMIT.fullmatch(blob) else "")
+
+
+def check_disk(plan: Plan) -> None:
+    """Refuse a pull that does not fit the disk.
+
+    Raises:
+        OperatorError: it does not.
+    """
+    free, left = disk_free(plan.home), plan.left_bytes()
+    if free is not None and left + _SPARE_BYTES > free:
+        raise OperatorError(
+            f"{plan.hub_id} needs {quantities.size(left)} more, and {hub_cache()} has {quantities.size(free)} free",
+            "free disk space, or set HF_HUB_CACHE to a folder on a larger disk",
+        )
+
+
+def pull(plan: Plan, progress: Progress) -> dict[str, Any]:
+    """Transfer and verify what is missing; returns the record of what was verified.
+
+    The commit's folder is made after all contents were verified.
+
+    Raises:
+        OperatorError: the hub refuses, a file is not what the hub says, or the disk is full. Parts are kept, except of
+            a file whose content is wrong.
+    """
+    blobs = plan.home / "blobs"
+    blobs.mkdir(parents=True, exist_ok=True)
+    total = plan.left_bytes()
+    done = 0
+    for file in plan.files:
+        if not plan.blob(file).is_file():
+            done = _transfer(plan, file, done, total, progress)
+    plan.snapshot.mkdir(parents=True, exist_ok=True)
+    for file in plan.files:
+        _link(plan, file)
+    fsync_folder(plan.snapshot)
+    record = _recorded(plan)
+    if plan.revision != plan.commit:
+        ref = plan.home / "refs" / plan.revision
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        write_text(ref, plan.commit)
+    return record
+
+
+def _transfer(plan: Plan, file: RemoteFile, done: int, total: int, progress: Progress) -> int:
+    """Transfer one file and verify it; returns the bytes of all files so far."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    part = plan.part(file)
+    url = hf_hub_url(plan.hub_id, file.name, revision=plan.commit, endpoint=_endpoint())
+    with _open_part(part) as stream:
+        have = os.fstat(stream.fileno()).st_size
+        if have > file.size:
+            stream.truncate(0)
+            have = 0
+        stream.seek(have)
+        meter = _meter(plan, file, have, done, total, progress)
+        if have < file.size or not file.size:
+            with _hub_errors(plan.hub_id, plan.revision, file.name):
+                http_get(
+                    url,
+                    stream,
+                    resume_size=have,
+                    headers=build_hf_headers(),
+                    expected_size=file.size or None,
+                    displayed_filename=file.name,
+                    tqdm_class=meter,
+                )
+        stream.flush()
+        os.fsync(stream.fileno())
+        _verify(plan, file, stream)
+        part.replace(plan.blob(file))
+    return done + file.size - have
+
+
+@contextmanager
+def _open_part(part: Path) -> Iterator[BinaryIO]:
+    """The part of a file, open and locked."""
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    with os.fdopen(descriptor, "r+b") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OperatorError(
+                f"another process downloads {printable(str(part), 400)}", "wait until it has ended"
+            ) from error
+        yield stream
+
+
+def _meter(plan: Plan, file: RemoteFile, have: int, done: int, total: int, progress: Progress) -> Any:
+    """A class in the form of tqdm that counts the bytes of one file, and ends a file longer than the hub says."""
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    received = have
+
+    class Meter(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> None:
+            nonlocal received
+            received += int(n or 0)
+            if received > file.size:
+                raise OperatorError(
+                    f"{plan.hub_id}: {printable(file.name, 200)} is longer than the {file.size} bytes that the hub"
+                    " says",
+                    "try again later, or check HF_ENDPOINT",
+                )
+            progress(done + received - have, total)
+
+    return Meter
+
+
+def _verify(plan: Plan, file: RemoteFile, stream: BinaryIO) -> None:
+    """Compare the content with its hash, and remove a part whose content is wrong.
+
+    Raises:
+        OperatorError: it differs.
+    """
+    stream.seek(0)
+    size = os.fstat(stream.fileno()).st_size
+    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    while block := stream.read(_BLOCK):
+        digest.update(block)
+    wanted = file.sha256 or file.blob
+    if size != file.size or digest.hexdigest() != wanted:
+        plan.part(file).unlink(missing_ok=True)
+        raise OperatorError(
+            f"{plan.hub_id}: the content of {printable(file.name, 200)} is not what the hub says: {size} bytes with"
+            f" {'SHA-256' if file.sha256 else 'git hash'} {digest.hexdigest()}; expected {file.size} bytes with"
+            f" {wanted}",
+            "the part was removed; try again, or check HF_ENDPOINT",
+        )
+
+
+def _link(plan: Plan, file: RemoteFile) -> None:
+    """The file's name in the commit's folder, as a link to its content."""
+    place = plan.snapshot / file.name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    target = os.path.relpath(plan.blob(file), place.parent)
+    if place.is_symlink() and str(place.readlink()) == target:
+        return
+    beside = place.with_name(f".{place.name}{_PART}")
+    with suppress(FileNotFoundError):
+        beside.unlink()
+    beside.symlink_to(target)
+    beside.replace(place)
+
+
+def _recorded(plan: Plan) -> dict[str, Any]:
+    """Write and return the record of the verified files."""
+    files = []
+    for file in plan.files:
+        sha256 = file.sha256 or file_sha256(plan.blob(file))
+        files.append({"name": file.name, "bytes": file.size, "sha256": sha256})
+    record = {
+        "format": 1,
+        "id": plan.hub_id,
+        "revision": plan.revision,
+        "commit": plan.commit,
+        "endpoint": _endpoint() or "https://huggingface.co",
+        "verified": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "files": files,
+    }
+    write_text(plan.home / f"{plan.commit}.{RECORD}", json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _endpoint() -> str | None:
+    """The mirror that the environment names."""
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+@contextmanager
+def _hub_errors(hub_id: str, revision: str, file: str = "") -> Iterator[None]:
+    """Say what the hub refuses as an operator's error, without its headers: they have the token."""
+    from huggingface_hub import errors
+
+    what = f"{hub_id}@{printable(revision, 60)}" + (f", {printable(file, 200)}" if file else "")
+    kept = "; what was transferred is kept" if file else ""
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise OperatorError(
+            f"{what} is gated: your account may not read it",
+            "accept its conditions on the model's page, and log in: hf auth login",
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise OperatorError(
+            f"{hub_id} has no revision {printable(revision, 60)}", "name a branch, tag or commit"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise OperatorError(
+            f"the hub has no model {hub_id}, or it is private and no valid token is set",
+            "check the id; for a private model log in: hf auth login, or set HF_TOKEN",
+        ) from error
+    except errors.HfHubHTTPError as error:
+        raise OperatorError(f"{what}: the hub answered {_status(error)}{kept}", _what_to_do(error)) from error
+    except errors.HTTPError as error:  # type: ignore[attr-defined]
+        raise OperatorError(
+            f"{what}: the hub cannot be reached or broke off: {type(error).__name__}{kept}",
+            "run the same command again to continue; a mirror is set with HF_ENDPOINT",
+        ) from error
+    except (OSError, ValueError) as error:
+        said = printable(error.strerror or str(error) if isinstance(error, OSError) else str(error), 300)
+        raise OperatorError(f"{what}: {said}{kept}", "run the same command again to continue") from error
+
+
+def _status(error: Any) -> str:
+    response = getattr(error, "response", None)
+    return "with an error" if response is None else f"with status {response.status_code}"
+
+
+def _what_to_do(error: Any) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    if status == 401:
+        return "the token is not valid: hf auth login, or set HF_TOKEN"
+    if status == 403:
+        return "your account may not read it"
+    if status == 429:
+        wait = error.response.headers.get("Retry-After", "")
+        return f"too many requests; wait {wait + ' seconds' if wait.isdecimal() else 'a while'} and run it again"
+    return "run the same command again to continue"
