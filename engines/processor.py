@@ -167,3 +167,13 @@ def _text(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:
         return ""
+
+
+def memory_bytes(file: Path = Path("/proc/meminfo")) -> tuple[int, int] | None:
+    """The machine's memory and what is available of it without swapping, in bytes; None if the kernel does not say."""
+    try:
+        lines = dict(line.split(":", 1) for line in file.read_text(encoding="ascii").splitlines() if ":" in line)
+        total, available = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    except (OSError, ValueError, LookupError):
+        return None
+    return total, available

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,13 +12,18 @@ import torch
 from engines.context import StageContext
 from engines.device_identity import nvidia_gpus, of_properties
 from engines.events import DevicesUsed, UsedDevice
+from engines.processor import memory_bytes
 from recipes.problems import printable
+from recipes.quantities import size
 
 
 def report_devices(ctx: StageContext[Any], devices: Iterable[torch.device]) -> None:
     """Journal which accelerators the engine uses; on the CPU, warn of a GPU that torch cannot use."""
     used = used_devices(devices)
     if used:
+        bounded = bound_shared_memory()
+        if bounded:
+            ctx.phase(bounded)
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         ctx.emit(DevicesUsed(stage=ctx.stage_name, attempt=ctx.attempt, devices=used, visible=visible))
         return
@@ -73,6 +78,56 @@ def peak_memory(device: torch.device) -> dict[str, float]:
         "cuda/peak_allocated_bytes": float(torch.cuda.max_memory_allocated(device)),
         "cuda/peak_reserved_bytes": float(torch.cuda.max_memory_reserved(device)),
     }
+
+
+RESERVE_SHARE, RESERVE_BYTES = 0.04, 2 << 30
+"""What stays free for the rest of a machine whose GPU uses its memory: this share of it, and at least so many bytes."""
+
+
+def shares_memory() -> bool:
+    """Whether the GPU uses the machine's own memory, as on a GB10."""
+    if not torch.cuda.is_available():
+        return False
+    return bool(getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "is_integrated", False))
+
+
+def bound_shared_memory(read: Callable[[], tuple[int, int] | None] = memory_bytes) -> str:
+    """Let torch's allocator fail before a machine whose GPU uses its memory has none left: such a machine stands still.
+
+    What then fails is exhausted memory, for which the stage's retries have smaller micro-batches.
+
+    Args:
+        read: the machine's memory and what is available of it, in bytes; None if it is not known.
+
+    Returns:
+        What was bounded, for the operator; empty on other machines.
+    """
+    memory = read() if shares_memory() else None
+    if memory is None:
+        return ""
+    total, available = memory
+    allowed = max(0, torch.cuda.memory_reserved() + available - _reserve(total))
+    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total))
+    kept = size(_reserve(total))
+    return f"the GPU uses the machine's memory: the engine takes at most {size(allowed)}, and {kept} stay free"
+
+
+def require_shared_memory(read: Callable[[], tuple[int, int] | None] = memory_bytes) -> None:
+    """Refuse to continue on a machine whose GPU uses its memory when other programs have taken what should stay free.
+
+    Raises:
+        MemoryError: less than half of the reserve is available.
+    """
+    memory = read() if shares_memory() else None
+    if memory is not None and memory[1] < _reserve(memory[0]) // 2:
+        raise MemoryError(
+            f"the machine's memory, which its GPU uses too, is nearly full: {size(memory[1])} of {size(memory[0])} are"
+            " available"
+        )
+
+
+def _reserve(total: int) -> int:
+    return max(RESERVE_BYTES, int(RESERVE_SHARE * total))
 
 
 def place() -> dict[str, Any]:

@@ -28,7 +28,7 @@ from engines.training.beginning import (
     first_weights,
     require_fitting_weights,
 )
-from engines.training.devices import peak_memory, report_devices
+from engines.training.devices import peak_memory, report_devices, require_shared_memory
 from engines.training.faults import Faults
 from engines.training.fitting import Fitting
 from engines.training.loss import token_weighted_loss
@@ -288,8 +288,10 @@ class Session:
 
         Raises:
             GuardTrippedError: a guard refused the step; the events of both are in the journal.
+            MemoryError: the GPU uses the machine's memory, and that is nearly full.
         """
         self._measured = measured
+        require_shared_memory()
         trip = self.watch.before_step(measured.loss, measured.grad_norm)
         if trip is not None:
             self._refuse(trip, measured)

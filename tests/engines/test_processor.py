@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.processor import cpp_compiler, node_for, nodes, usable_cores
+from engines.processor import cpp_compiler, memory_bytes, node_for, nodes, usable_cores
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -110,3 +110,14 @@ def test_the_compiler_of_the_environment_decides(monkeypatch: pytest.MonkeyPatch
     assert cpp_compiler() == ""
     monkeypatch.setenv("CXX", "sh")
     assert Path(cpp_compiler()).name == "sh"
+
+
+def test_the_machine_s_memory_is_read_from_the_kernel(tmp_path: Path) -> None:
+    file = tmp_path / "meminfo"
+    file.write_text("MemTotal:  1000 kB\nMemFree: 5 kB\nMemAvailable:  400 kB\nHugePages_Total: 0\n")
+    assert memory_bytes(file) == (1_024_000, 409_600)
+    file.write_text("MemTotal: 1000 kB\n")
+    assert memory_bytes(file) is None
+    assert memory_bytes(tmp_path / "absent") is None
+    here = memory_bytes()
+    assert here is None or 0 < here[1] <= here[0]

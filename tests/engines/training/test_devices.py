@@ -14,8 +14,9 @@ import torch
 from engines.artifacts.manifest import manifest_sha256, read_manifest
 from engines.context import ResumePoint
 from engines.events import DevicesUsed, Step, UsedDevice, Warned
+from engines.exhausted_memory import exhausted_memory
 from engines.training import devices as reporting
-from engines.training.devices import place, report_devices
+from engines.training.devices import bound_shared_memory, place, report_devices, require_shared_memory
 from tests.engines.training.attempts import context, of_kind, run_stage
 from tests.engines.training.tiny import PRETRAIN
 
@@ -109,3 +110,41 @@ def test_a_checkpoint_of_an_older_version_says_no_place_and_none_is_claimed(
 ) -> None:
     change(trained, host=None, cards=None)
     assert warnings_of_resume(tmp_path, tokens, trained) == []
+
+
+GB = 1 << 30
+
+
+@pytest.fixture
+def unified(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A GPU that uses the machine's memory; the shares of it that torch may take."""
+    shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _number: SimpleNamespace(is_integrated=1))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 8 * GB)  # weights that are there already
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    return shares
+
+
+def test_torch_leaves_a_reserve_of_memory_that_the_gpu_shares(unified: list[float]) -> None:
+    said = bound_shared_memory(lambda: (128 * GB, 92 * GB))
+    assert unified == [pytest.approx((100 - 0.04 * 128) / 128)]
+    assert said.startswith("the GPU uses the machine's memory: the engine takes at most 94.9 GiB")
+    bound_shared_memory(lambda: (32 * GB, 0))
+    assert unified[1] == pytest.approx(6 / 32)
+    assert bound_shared_memory(lambda: None) == ""
+    assert len(unified) == 2
+
+
+def test_a_step_is_refused_as_exhausted_memory_when_others_take_the_reserve(unified: list[float]) -> None:
+    require_shared_memory(lambda: (128 * GB, 3 * GB))
+    with pytest.raises(MemoryError, match=r"2 GiB of 128 GiB are available") as caught:
+        require_shared_memory(lambda: (128 * GB, 2 * GB))
+    assert exhausted_memory(caught.value)
+    assert unified == []
+
+
+def test_other_machines_are_not_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bound_shared_memory(lambda: (8 * GB, GB)) == ""
+    require_shared_memory(lambda: (8 * GB, 0))
