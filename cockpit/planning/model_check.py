@@ -17,6 +17,7 @@ from cockpit.planning.output_check import output_problems
 from cockpit.planning.source_check import source_problems
 from cockpit.planning.start_check import start_problems
 from cockpit.planning.target_modules import unknown_layers
+from cockpit.planning.ternary_check import ternary_problems
 from engines.files import read_regular_text
 from engines.inputs.hub_cache import cached_model
 from engines.json_text import read_object
@@ -62,7 +63,7 @@ def check_models(loaded: LoadedRecipe) -> None:
                 Problem(loaded.path, line, f"{stage.name}.model", message, hint=error.hint)
                 for message in error.message.splitlines()
             ]
-    more = (output_problems, start_problems, source_problems, compute_problems)
+    more = (output_problems, start_problems, source_problems, compute_problems, ternary_problems)
     refuse(loaded, [*problems, *(problem for find in more for problem in find(loaded))])
 
 

@@ -39,8 +39,8 @@ class _Rounded(torch.autograd.Function):
         return ternary(weight)
 
     @staticmethod
-    def backward(_ctx: Any, *above: torch.Tensor) -> torch.Tensor:
-        return above[0]
+    def backward(_ctx: Any, above: Any) -> Any:
+        return above
 
 
 class TernaryLinear(torch.nn.Linear):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from engines.context import Input
 from engines.inputs.hub_cache import divided, hub_cache
+from engines.json_text import read_object
 from recipes.problems import OperatorError, printable
+from recipes.stages.decoder.model_types import LINEAR, TERNARY
 
 
 def input_folder(given: Input) -> Path:
@@ -24,15 +26,22 @@ def input_folder(given: Input) -> Path:
 
 
 def refuse_missing_weights(folder: Path, missing: Iterable[str]) -> None:
-    """Refuse a model of whose weights transformers found some in no file: it makes random ones, and only logs it.
+    """Refuse a model of whose weights transformers found some in no file: it makes random ones, and only logs it. And
+    refuse a checkpoint whose weights compute as others.
 
     Args:
         folder: the model's folder.
         missing: `missing_keys` of transformers' loading information.
 
     Raises:
-        OperatorError: there are such weights.
+        OperatorError: there are such weights, or they are weights before a rounding.
     """
+    config = folder / "config.json"
+    if config.is_file() and read_object(config).get(LINEAR) == TERNARY:
+        raise OperatorError(
+            f"model — {folder} has the weights of a training with {LINEAR} = {TERNARY} before their rounding",
+            "name the finished model of that stage",
+        )
     names = sorted(missing)
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,13 @@ STAGE: dict[str, Any] = {
     **PRETRAIN, "attention_dropout": 0.0, "max_steps": 4, "weight_decay": 0.1, "adam_beta2": 0.95,
     "save_strategy": "no",
 }  # fmt: skip
+WSD = {"lr_scheduler_type": "warmup_stable_decay", "min_lr_rate": 0.1, "num_decay_steps": 0.5, "decay_type": "linear"}
+SCHEDULES: dict[str, tuple[dict[str, Any], Callable[[float], float]]] = {
+    "llama": ({"lr_scheduler_type": "cosine_with_min_lr"}, lambda at: 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * at))),
+    "qwen3": (WSD, lambda at: 1.0 - 0.9 * at),
+    "olmo2": ({"lr_scheduler_type": "constant_with_warmup"}, lambda _at: 1.0),
+}
+"""Fields of a schedule, and the share of the peak after the warm-up by the share of the remaining steps."""
 LINEAR = {"rope_type": "linear", "factor": 4.0}
 YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16}
 LLAMA3 = {**YARN, "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -50,7 +59,18 @@ def by_hand(case: str) -> Any:
 
 
 def stage_of(case: str) -> dict[str, Any]:
-    return {**STAGE, "model_type": case, **CASES[case][1]}
+    schedule = SCHEDULES[case][0] if case in SCHEDULES else {}
+    return {**STAGE, "model_type": case, **CASES[case][1], **schedule}
+
+
+def rate_by_hand(case: str) -> Any:
+    """Two steps of warm-up to 3e-3, then the shape over the other two; of a stable rate, they are the fall."""
+    from tests.engines.training.by_hand import rate_of
+
+    if case not in SCHEDULES:
+        return rate_of
+    shape, least = SCHEDULES[case][1], 0.1 if case == "qwen3" else 0.0  # only that warm-up begins at the end's rate
+    return lambda _stage, done: 3e-3 * (least + (1 - least) * done / 2 if done < 2 else shape((done - 2) / 2))
 
 
 def test_every_model_type_has_a_case() -> None:
@@ -66,7 +86,7 @@ def test_losses_norms_and_rates_are_those_of_a_loop_by_hand_at_every_step(
 
     ctx = context(tmp_path, stage_of(case), {"data": tokens})
     assert run_stage(ctx) is not None
-    expected = list(steps(by_hand(case), *whole_windows(tokens, 16), STAGE))
+    expected = list(steps(by_hand(case), *whole_windows(tokens, 16), STAGE, rate_by_hand(case)))
     assert_same_steps(of_kind(ctx, Step), expected)
 
 
