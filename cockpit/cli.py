@@ -25,7 +25,9 @@ from engines.words import ExitCode
 
 if TYPE_CHECKING:
     from cockpit.forms.rows_target import RowsTarget
+    from cockpit.talking.answers_target import AnswersTarget
     from cockpit.talking.target import ChatTarget
+    from cockpit.talking.votes import Votes
 
 PURPOSE = "train language models from a recipe; without a command, open the screen"
 EXIT_CODES = {
@@ -101,6 +103,8 @@ def open_screen(
     speed: float | None = None,
     rows: RowsTarget | None = None,
     chat: ChatTarget | None = None,
+    votes: Votes | None = None,
+    answers: AnswersTarget | None = None,
 ) -> ExitCode:
     """Open the terminal screen: at Home, at a run, replaying a journal, or at rows of data.
 
@@ -111,6 +115,8 @@ def open_screen(
         speed: playback speed, a multiple of real time; infinite for as fast as possible; None for the screen's default.
         rows: rows of data to show.
         chat: models to talk with.
+        votes: answers to choose between.
+        answers: answers of an evaluation to show.
     """
     from cockpit.runs.find import runs_root
     from recipes.problems import OperatorError
@@ -126,7 +132,16 @@ def open_screen(
         )
     from cockpit.tui.app import CockpitApp
 
-    CockpitApp(runs_root(runs_dir), open_run=run, replay=replay, speed=speed, rows=rows, chat=chat).run()
+    CockpitApp(
+        runs_root(runs_dir),
+        open_run=run,
+        replay=replay,
+        speed=speed,
+        rows=rows,
+        chat=chat,
+        votes=votes,
+        answers=answers,
+    ).run()
     return ExitCode.DONE
 
 

@@ -21,7 +21,7 @@ from recipes.fields import fields_of
 from recipes.load import load_recipe_text
 from recipes.stages.registry import STAGE_KINDS
 
-SCREENS = ("app", "home", "recipe", "run", "replay", "checkpoints", "rows", "chat", "lists")
+SCREENS = ("app", "home", "recipe", "run", "replay", "checkpoints", "rows", "chat", "blind", "answers", "lists")
 """The scopes of keys, in the order of their page."""
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -26,6 +26,8 @@ PURPOSES = {
     "parity": "compare GGUF files with their source model, in llama.cpp and in other runtimes",
     "evaluate": "measure loss on data, or ask the tasks of a test file and judge the answers",
     "chat": "talk with a model, or with two side by side",
+    "blind": "choose between the answers of two models, without knowing which is which",
+    "answers": "show the rows of an evaluation: failed, passed, changed against a baseline",
     "models": "list the models on this machine, and what can be done with each",
     "pull": "download a model from a hub into its cache, verified, at a fixed commit",
     "metrics": "write the curves of a run as CSV, SVG or PNG",
@@ -43,7 +45,7 @@ _FOLDERS = {
     "house": ("du", "metrics", "mv", "note", "prune", "rm"),
     "hub": ("models", "pull"),
     "sizing": ("plan",),
-    "talk": ("chat",),
+    "talk": ("answers", "blind", "chat"),
 }
 """Commands whose module is in a folder, by the folder."""
 

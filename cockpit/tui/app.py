@@ -34,7 +34,9 @@ from recipes.problems import OperatorError
 if TYPE_CHECKING:
     from cockpit.forms.rows_target import RowsTarget
     from cockpit.planning.stages import Plan
+    from cockpit.talking.answers_target import AnswersTarget
     from cockpit.talking.target import ChatTarget
+    from cockpit.talking.votes import Votes
     from recipes.load import LoadedRecipe
 
 
@@ -55,6 +57,8 @@ class CockpitApp(App[None]):
         speed: speed of that replay as a multiple of real time; None for the default.
         rows: rows of data to show first.
         chat: models to talk with first.
+        votes: answers to choose between first.
+        answers: answers of an evaluation to show first.
     """
 
     TITLE = "cockpit"
@@ -77,6 +81,8 @@ class CockpitApp(App[None]):
         speed: float | None = None,
         rows: RowsTarget | None = None,
         chat: ChatTarget | None = None,
+        votes: Votes | None = None,
+        answers: AnswersTarget | None = None,
     ) -> None:
         super().__init__()
         self.runs_root = runs_root
@@ -85,6 +91,8 @@ class CockpitApp(App[None]):
         self._first_speed = speed
         self._first_rows = rows
         self._first_chat = chat
+        self._first_votes = votes
+        self._first_answers = answers
         self._safety = HarmlessLines()
         self._cells = TerminalCells()
         self.animation_level = "none"
@@ -127,6 +135,10 @@ class CockpitApp(App[None]):
             self.open_rows(self._first_rows)
         elif self._first_chat is not None:
             self.open_chat(self._first_chat)
+        elif self._first_votes is not None:
+            self.open_votes(self._first_votes)
+        elif self._first_answers is not None:
+            self.open_answers(self._first_answers)
         elif self._first_run is not None:
             self.open_run(self._first_run)
         else:
@@ -181,6 +193,18 @@ class CockpitApp(App[None]):
         from cockpit.tui.screens.chat import ChatScreen
 
         self.push_screen(ChatScreen(target))
+
+    def open_votes(self, votes: Votes) -> None:
+        """Choose between two answers."""
+        from cockpit.tui.screens.blind import BlindScreen
+
+        self.push_screen(BlindScreen(votes))
+
+    def open_answers(self, target: AnswersTarget) -> None:
+        """Show the rows of an evaluation."""
+        from cockpit.tui.screens.answers import AnswersScreen
+
+        self.push_screen(AnswersScreen(target))
 
     def open_checkpoints(self, run_dir: Path) -> None:
         """Show a run's checkpoints: resume, merge, quantize."""

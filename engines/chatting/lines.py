@@ -171,3 +171,39 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed", tag_field=
 
 Request = Ask | Stop
 Event = Loading | Ready | Warned | Begun | Piece | Done | Failed
+
+
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """One of two models that are compared.
+
+    Attributes:
+        title: as the operator named it.
+        model: a folder, a GGUF file or a hub id; empty with `answers`.
+        answers: a file with the answers of an evaluation.
+    """
+
+    title: str
+    model: str = ""
+    answers: str = ""
+
+
+class PairsJob(msgspec.Struct, frozen=True, kw_only=True):
+    """Answers of two sides to the same prompts.
+
+    Attributes:
+        sides: both.
+        prompts: a test file; its checks are not used.
+        output: the file of pairs to write; answers of models are kept beside it.
+        limit: most new tokens of an answer.
+        threads: CPU threads; None for those that torch finds.
+        template: the text of a chat template; empty for each model's own.
+        plain: prompts are texts to continue.
+    """
+
+    sides: tuple[Side, Side]
+    prompts: str
+    output: str
+    limit: int = DEFAULT_LIMIT
+    threads: int | None = None
+    template: str = ""
+    plain: bool = False

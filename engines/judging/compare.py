@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from engines.json_text import read_json
-from engines.judging.statistics import mcnemar, paired_bootstrap, paired_shares
+from engines.judging.shares.counts import mcnemar, paired_shares
+from engines.judging.statistics import paired_bootstrap
 from recipes.problems import OperatorError, printable
 
 MAX_RESULTS_BYTES = 1024**3

@@ -81,15 +81,41 @@ def read_tests(file: Path, default_checks: Sequence[str], judges: Judges) -> lis
             continue
         seen[task.key] += 1
         tasks.append(task if seen[task.key] == 1 else _repeated(task, seen[task.key]))
+    _refuse(file, tasks, problems)
+    if judges.programs is not None and any(has_unit_tests(task) for task in tasks):
+        judges.programs.require()
+    return tasks
+
+
+def read_prompts(file: Path) -> list[Task]:
+    """The prompts of a test file, as tasks without checks.
+
+    Raises:
+        OperatorError: the file cannot be read, has no rows, or rows without a prompt: all of them are named.
+    """
+    tasks, problems, seen = [], [], Counter[str]()
+    for where, value in _rows(file):
+        try:
+            row = _object(value)
+            messages, _ = _messages(row)
+            tools = tuple(_tools(row))
+        except ValueError as error:
+            problems.append(f"{where}  {error}")
+            continue
+        task = Task(prompt_key(messages, tools), where, messages, "", (), tools)
+        seen[task.key] += 1
+        tasks.append(task if seen[task.key] == 1 else _repeated(task, seen[task.key]))
+    _refuse(file, tasks, problems)
+    return tasks
+
+
+def _refuse(file: Path, tasks: Sequence[Task], problems: Sequence[str]) -> None:
     if problems:
         more = len(problems) - SHOWN_PROBLEMS
         text = "\n".join(problems[:SHOWN_PROBLEMS]) + (f"\nand {more} more rows" if more > 0 else "")
         raise OperatorError(f"{len(problems)} rows of the test file cannot be used:\n{text}", "correct these rows")
     if not tasks:
         raise OperatorError(f"{printable(str(file), 400)} has no rows", "give a file with one JSON object a line")
-    if judges.programs is not None and any(has_unit_tests(task) for task in tasks):
-        judges.programs.require()
-    return tasks
 
 
 def _repeated(task: Task, number: int) -> Task:
@@ -142,17 +168,10 @@ def _task(where: str, row: Any, default_checks: Sequence[Check], judges: Judges)
     Raises:
         ValueError: it cannot be used; the text says why.
     """
-    if isinstance(row, bytes):
-        raise ValueError(f"the row is longer than {quantities.size(MAX_ROW_BYTES)}")
-    if isinstance(row, ValueError):
-        raise ValueError(f"not JSON: {printable(str(row), 120)}")
-    if not isinstance(row, dict):
-        raise ValueError(f"not a JSON object; got {printable(json.dumps(row), 60)}")
+    row = _object(row)
     messages, answered = _messages(row)
     expected = _expected(row, answered)
-    tools = row.get("tools") or []
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise ValueError("tools are not a list of JSON schemas of functions")
+    tools = _tools(row)
     checks = _checks(row, default_checks)
     if not checks:
         raise ValueError("the row names no check, and no check is given for the whole file")
@@ -169,6 +188,23 @@ def _task(where: str, row: Any, default_checks: Sequence[Check], judges: Judges)
         tuple(tools),
         printable(str(name), 100) if isinstance(name, str | int) else "",
     )
+
+
+def _object(row: Any) -> dict[str, Any]:
+    if isinstance(row, bytes):
+        raise ValueError(f"the row is longer than {quantities.size(MAX_ROW_BYTES)}")
+    if isinstance(row, ValueError):
+        raise ValueError(f"not JSON: {printable(str(row), 120)}")
+    if not isinstance(row, dict):
+        raise ValueError(f"not a JSON object; got {printable(json.dumps(row), 60)}")
+    return row
+
+
+def _tools(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    tools = row.get("tools") or []
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise ValueError("tools are not a list of JSON schemas of functions")
+    return tools
 
 
 def _messages(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str]:

@@ -10,7 +10,8 @@ from typing import Any
 from engines.judging.answers import Kept
 from engines.judging.checks import Judges, judge
 from engines.judging.json_checks import json_problem
-from engines.judging.statistics import quantile, wilson
+from engines.judging.shares.counts import wilson
+from engines.judging.statistics import quantile
 from engines.judging.task import Task, Verdict
 from engines.judging.text_metrics import lengths, variety
 

@@ -10,17 +10,16 @@ from pathlib import Path
 from cockpit.command_line.arguments import threads
 from cockpit.command_line.parser import CommandParser
 from cockpit.commands.talk.sampling import add_sampling, sampling_of
+from cockpit.commands.talk.template import add_template, template_of
 from cockpit.runs.find import runs_root
 from cockpit.talking.conversation import append_row
 from cockpit.talking.model_place import MODEL_HELP, model_place
 from cockpit.talking.plain import Manner, talk_without_screen
 from cockpit.talking.target import ChatTarget
 from engines.chatting.lines import Job
-from engines.files import read_regular_text
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
 
-MAX_TEMPLATE_BYTES = 1 << 20
 MAX_PROMPT = 1 << 20
 
 
@@ -32,8 +31,7 @@ def declare(parser: CommandParser) -> None:
     parser.add_argument("--system", default="", metavar="TEXT", help="the system prompt (default: none)")
     parser.add_argument("--prompt", metavar="TEXT", help="print the answer to this prompt and end")
     parser.add_argument("--save", metavar="FILE", help="add the conversations to this file, as rows of messages")
-    parser.add_argument("--chat-template", metavar="FILE", help="a chat template (default: the model's own)")
-    parser.add_argument("--plain", action="store_true", help="prompts are texts to continue, without a chat template")
+    add_template(parser)
     add_sampling(parser)
     parser.add_argument(
         "--threads", type=threads, metavar="N", help="CPU threads of each model (default: half of the free cores)"
@@ -78,7 +76,7 @@ def _target(args: argparse.Namespace) -> ChatTarget:
     if args.adapter is not None and len(args.models) > 1:
         raise OperatorError("--adapter — only with one MODEL")
     root = runs_root(args.runs_dir)
-    template = "" if args.chat_template is None else _template(Path(args.chat_template).expanduser())
+    template = template_of(args)
     adapter = None if args.adapter is None else str(Path(args.adapter).expanduser().absolute())
     models = [
         (
@@ -114,14 +112,6 @@ def _keeper(file: Path) -> Callable[[str], None]:
             append_row(file, row)
 
     return keep
-
-
-def _template(file: Path) -> str:
-    try:
-        return read_regular_text(file, MAX_TEMPLATE_BYTES)
-    except (OSError, ValueError) as error:
-        name = printable(str(file), 400)
-        raise OperatorError(f"--chat-template — {name} cannot be read: {printable(str(error), 200)}") from error
 
 
 def _lines() -> Iterator[str]:

@@ -14,7 +14,7 @@ from engines.evaluate.results import evaluate_tasks
 from engines.judging.answers import AnswerFile, Kept
 from engines.judging.checks import Judges
 from engines.judging.compare import Baseline, Row, compare
-from engines.judging.statistics import wilson
+from engines.judging.shares.counts import wilson
 from engines.judging.task import Check, Task
 from engines.judging.totals import Judged, judged, totals
 from engines.judging.unit_tests import programs_of

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.judging.statistics import mcnemar, paired_bootstrap, paired_shares, quantile, wilson
+from engines.judging.shares.counts import mcnemar, paired_shares, wilson
+from engines.judging.statistics import paired_bootstrap, quantile
 
 NEWCOMBE = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0.0, 0.1611), (1, 29): (0.0061, 0.1718)}
 """Newcombe (1998), Statistics in Medicine 17, page 861, table I, method 3."""
