@@ -347,7 +347,8 @@ class SampledText(Event, frozen=True, kw_only=True, tag="sampled_text"):
 class CheckpointCommitted(Event, frozen=True, kw_only=True, tag="checkpoint_committed"):
     """The engine renamed a checkpoint into place. `path` is relative to the run directory; `sha256` is that of its
     manifest. With `evaluated`, it is the attempt's checkpoint of this step that was committed before its evaluation:
-    the same files, with the loss in a new manifest."""
+    the same files, with the loss in a new manifest. `rng_sha256` is the SHA-256 of all random states at the step:
+    Python's, numpy's, and torch's of each device."""
 
     stage: str
     attempt: int
@@ -359,6 +360,7 @@ class CheckpointCommitted(Event, frozen=True, kw_only=True, tag="checkpoint_comm
     bytes: int = 0
     loss: float | None = None
     evaluated: bool = False
+    rng_sha256: str = ""
 
 
 class CheckpointRemoved(Event, frozen=True, kw_only=True, tag="checkpoint_removed"):

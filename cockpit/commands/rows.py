@@ -12,8 +12,10 @@ from cockpit.command_line.parser import CommandParser
 from cockpit.forms.rows_target import find_rows
 from cockpit.headless.row_lines import facts_line, row_lines
 from cockpit.planning.row_reader import RowReader
-from cockpit.runs.find import runs_root
+from cockpit.planning.step_reader import rows_of_step, trained_stages
+from cockpit.runs.find import find_run, runs_root
 from cockpit.text.output import print_json_lines, print_out, say
+from cockpit.text.safe_text import safe_text
 from engines.look.row_view import RowsRequest, RowView
 from engines.words import ExitCode
 from recipes.problems import OperatorError
@@ -27,7 +29,13 @@ def declare(parser: CommandParser) -> None:
         "target",
         metavar="STAGE|DATA",
         help="RECIPE:STAGE or RUN:STAGE, a recipe with one such stage, or data: a file, a folder, a dataset in the"
-        " hub cache",
+        " hub cache; with --step, a run, or RUN:STAGE",
+    )
+    parser.add_argument(
+        "--step",
+        type=_number,
+        metavar="N",
+        help="print the documents or rows that this step of a training read, by micro-batch",
     )
     parser.add_argument("--model", metavar="MODEL", help="for DATA: a model folder or hub id, whose tokens are shown")
     parser.add_argument(
@@ -57,11 +65,15 @@ def declare(parser: CommandParser) -> None:
         ("cockpit rows mine.toml:tuned", "Show the rows that the stage tuned will train on."),
         ("cockpit rows data.jsonl --model ./base --plain", "Print the first rows of a file as a model will see them."),
         ("cockpit rows last:tuned --find refund --json", "Print the rows of the newest run that contain a word."),
+        ("cockpit rows last:base --step 1200", "Print the documents behind a spike of the loss."),
     )
 
 
 def run(args: argparse.Namespace) -> ExitCode:
     """Open the screen on a terminal, else print rows."""
+    if args.step is not None:
+        _print_step(args)
+        return ExitCode.DONE
     target = find_rows(args.target, runs_root(args.runs_dir), model=args.model, sets=args.sets, split=args.split)
     if not (args.plain or args.json) and sys.stdout.isatty() and sys.stdin.isatty():
         code: ExitCode = args.open_screen(args.runs_dir, rows=target)
@@ -72,6 +84,34 @@ def run(args: argparse.Namespace) -> ExitCode:
     finally:
         reader.close()
     return ExitCode.DONE
+
+
+def _print_step(args: argparse.Namespace) -> None:
+    """Print what a step read.
+
+    Raises:
+        OperatorError: there is no such run, stage or step.
+    """
+    name, _, stage = args.target.rpartition(":")
+    run = find_run(runs_root(args.runs_dir), name or args.target)
+    trained = trained_stages(run)
+    if not name:
+        if len(trained) != 1:
+            raise OperatorError(
+                f"{run.id} has {len(trained)} stages with steps", f"name one: {', '.join(trained) or 'none has begun'}"
+            )
+        stage = trained[0]
+    rows = rows_of_step(run, stage, args.step)
+    if args.json:
+        print_json_lines("".join(msgspec.json.encode(row).decode() + "\n" for row in rows))
+        return
+    for row in rows:
+        text = f"  {safe_text(row.text, 100)}" if row.text else ""
+        print_out(
+            f"micro-batch {row.micro_batch}  example {row.number}  {safe_text(row.name, 200)}"
+            f"  {row.tokens} tokens from {row.first_token}{text}"
+        )
+    say(f"step {args.step} of {stage}: {len({row.number for row in rows})} example(s)")
 
 
 def _print(reader: RowReader, args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`cockpit verify`: check an artifact and its ancestors by SHA-256. Changes nothing."""
+"""`cockpit verify`: check an artifact and its ancestors by SHA-256, or compare what two runs read. Changes nothing."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from cockpit.command_line.arguments import add_json
 from cockpit.command_line.parser import CommandParser
+from cockpit.planning.step_reader import first_difference, segments_of, trained_stages
 from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.verify import Link, Verdict, check_descent, made_from
 from cockpit.schedule.resolved_recipe import RunRecipe
 from cockpit.text.output import print_json, print_out
 from cockpit.text.safe_text import safe_text
 from engines.artifacts.manifest import MANIFEST
+from engines.look.step_answer import Difference
 from engines.run_dir import RunDir, RunDirError, is_run_dir
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
@@ -34,14 +38,21 @@ def declare(parser: CommandParser) -> None:
     parser.add_argument(
         "artifact", metavar="RUN|RUN:STAGE|DIR|FILE", help="a run, a stage, or a folder or file that a stage wrote"
     )
+    parser.add_argument(
+        "other",
+        nargs="?",
+        metavar="RUN",
+        help="a second run: compare the tokens that both trained on, and show where they first differ",
+    )
     add_json(parser)
     parser.exit_codes = {
-        ExitCode.DONE: "nothing is damaged",
-        ExitCode.FAILED: "something is damaged",
+        ExitCode.DONE: "nothing is damaged; the two runs read the same tokens",
+        ExitCode.FAILED: "something is damaged; the two runs read different tokens",
         ExitCode.MISTAKE: "there is nothing to check",
     }
     parser.examples = (
         ("cockpit verify last", "Check every finished stage of the newest run."),
+        ("cockpit verify last 20261120-2130-llama", "Compare the tokens that two runs trained on, step by step."),
         ("cockpit verify ~/models/demo-Q4_K_M.gguf", "Find the run that a copied file comes from, and check it."),
     )
 
@@ -49,6 +60,8 @@ def declare(parser: CommandParser) -> None:
 def run(args: argparse.Namespace) -> ExitCode:
     """Check and print; exit code 1 if something is damaged."""
     root = runs_root(args.runs_dir)
+    if args.other is not None:
+        return _compare(find_run(root, args.artifact), find_run(root, args.other), as_json=args.json)
     links: dict[str, Link] = {}
     for folder in folders_of(root, args.artifact):
         for link in check_descent(folder, [root]):
@@ -62,6 +75,44 @@ def run(args: argparse.Namespace) -> ExitCode:
     else:
         print_out("\n" + _summary(links.values()))
     return ExitCode.FAILED if damaged else ExitCode.DONE
+
+
+def _compare(one: RunDir, other: RunDir, *, as_json: bool) -> ExitCode:
+    """Compare the streams of tokens of two runs, stage by stage.
+
+    Raises:
+        OperatorError: they have no trained stage in common.
+    """
+    there = trained_stages(other)
+    common = [stage for stage in trained_stages(one) if stage in there]
+    if not common:
+        raise OperatorError(
+            f"{one.id} and {other.id} have no trained stage of the same name",
+            f"{one.id} has {', '.join(trained_stages(one)) or 'none'}; {other.id} has {', '.join(there) or 'none'}",
+        )
+    different = False
+    for stage in common:
+        streams = segments_of(one, stage), segments_of(other, stage)
+        lasts = [max(segment.last for segment in segments) for segments in streams]
+        found = first_difference(*streams)
+        different = different or found is not None
+        if as_json:
+            difference = None if found is None else msgspec.to_builtins(found)
+            print_json({"stage": stage, "steps": lasts, "same": found is None, "difference": difference})
+        else:
+            print_out(_stream_line(stage, lasts, found))
+    return ExitCode.FAILED if different else ExitCode.DONE
+
+
+def _stream_line(stage: str, lasts: list[int], found: Difference | None) -> str:
+    if found is None:
+        more = "" if lasts[0] == lasts[1] else f"; one has {lasts[0]} steps and the other {lasts[1]}"
+        return f"✓ {stage}: the same tokens at each of {min(lasts)} steps{more}"
+    lines = [f"✗ {stage}: from step {found.step} on, {found.why}"]
+    for number, name in enumerate(found.names):
+        place = f", byte {found.bytes[number]} of {safe_text(found.files[number], 100)}" if found.files[number] else ""
+        lines.append(f"    {'first' if number == 0 else 'second'} run: {safe_text(name, 200)}{place}")
+    return "\n".join(lines)
 
 
 def folders_of(root: Path, artifact: str) -> list[Path]:

@@ -1,5 +1,7 @@
 """`python -m engines.look`: examine the data of stages. A request on stdin, one line of JSON for each stage on stdout.
 
+`python -m engines.look steps`: what the steps of trainings read. A request on stdin, one line of JSON on stdout.
+
 `python -m engines.look rows`: show single rows. Each line on stdin asks for rows, each line on stdout answers.
 """
 
@@ -30,6 +32,12 @@ def main(arguments: list[str]) -> ExitCode:
 
         start_renderer()
         serve_rows(sys.stdin.buffer, answers)
+        return ExitCode.DONE
+    if arguments == ["steps"]:
+        from engines.look.steps import serve_steps
+
+        start_renderer()
+        serve_steps(sys.stdin.buffer, answers)
         return ExitCode.DONE
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
     if any(job.model is not None for job in request.jobs):

@@ -7,7 +7,9 @@ The files keep Trainer's names, so that Trainer can load them.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import random
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -15,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import Trainer
@@ -144,6 +147,7 @@ class CheckpointWriter:
                 bytes=event.bytes,
                 loss=eval_loss,
                 evaluated=True,
+                rng_sha256=event.rng_sha256,
             )
         )
         self._rotate()
@@ -200,6 +204,7 @@ class CheckpointWriter:
             best=best,
             bytes=size,
             loss=eval_loss,
+            rng_sha256=random_states_sha256(),
         )
 
     def best(self) -> Checkpoint | None:
@@ -244,6 +249,18 @@ class CheckpointWriter:
         for attempt in self._run.attempts(stage):
             if attempt == self._ctx.attempt or not lock_is_held(self._run.engine_lock(stage, attempt)):
                 clean_leftovers(self._run.checkpoints(stage, attempt))
+
+
+def random_states_sha256() -> str:
+    """The SHA-256 of the random states that decide what comes next: Python's, numpy's, torch's of the CPU and of each
+    device. Equal for equal states, in any process."""
+    digest = hashlib.sha256()
+    digest.update(repr(random.getstate()).encode())
+    digest.update(repr([np.asarray(part).tolist() for part in np.random.get_state()]).encode())
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+    for state in states:
+        digest.update(state.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def write_training_state(folder: Path, trainer: Trainer) -> None:

@@ -107,6 +107,7 @@ TOKENS: dict[str, Change] = {
     "data": Change("other text", place="text"),
     "tokenizer": Change("other words", place="text"),
     "eos_token": Change("<unk>", place="text"),
+    "shard_tokens": Change(2048, place="text"),
 }
 CHANGES: dict[str, dict[str, Change]] = {
     "prepare-text": TEXT,
