@@ -129,6 +129,11 @@ ADDED_LATER: Mapping[str, Any] = {
     "wait_at_step": None,
     "wait_s": 60.0,
     "where": [],
+    "num_return_sequences": 1,
+    "sampling_seed": 0,
+    "temperature": 0.0,
+    "top_k": 0,
+    "top_p": 1.0,
 }
 """Fields that runs of older versions do not have, with the value that means the same: it is left out too."""
 

@@ -71,6 +71,13 @@ def declare(parser: CommandParser) -> None:
     parser.add_argument(
         "--judge", metavar="CMD", help="your program for the check command: JSON on stdin, status 0 passed, 1 failed"
     )
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="draw answers (default: 0, greedy)")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from tokens of this probability")
+    parser.add_argument("--top-k", type=int, default=0, metavar="N", help="draw from N likeliest tokens (0: all)")
+    parser.add_argument("--sampling-seed", type=int, default=0, metavar="N", help="seed of drawn answers (default: 0)")
+    parser.add_argument(
+        "--num-return-sequences", type=_count, default=1, metavar="N", help="answers to each prompt, for pass@k"
+    )
     parser.add_argument("--judge-url", metavar="URL", help="OpenAI-compatible URL of a model for the judge check")
     parser.add_argument("--judge-model", default="", metavar="NAME", help="the model's name at --judge-url")
     parser.add_argument(
@@ -186,6 +193,8 @@ def run(args: argparse.Namespace) -> ExitCode:
         "allow_code_execution": args.allow_code_execution,
         "code_timeout_s": args.code_timeout,
         "judge": _judge(args),
+        "sampling": _sampling(args),
+        "num_return_sequences": args.num_return_sequences,
     }
     live = sys.stderr.isatty() and not args.json
     needs = (*TRAIN, "xllamacpp") if str(job["model"]).endswith(".gguf") else TRAIN
@@ -230,6 +239,28 @@ def _judge(args: argparse.Namespace) -> dict[str, str] | None:
     found = {"url": args.judge_url, "model": args.judge_model, "key_variable": args.judge_key_env}
     rubric = _file(args.judge_rubric, "--judge-rubric")
     return {**found, "rubric": _text(rubric, "--judge-rubric")} if rubric is not None else found
+
+
+def _sampling(args: argparse.Namespace) -> dict[str, Any] | None:
+    """How answers are drawn; None for greedy ones."""
+    if not 0 <= args.temperature <= 100:
+        raise OperatorError(f"--temperature — out of range; got {args.temperature}; allowed a number ≥ 0 and ≤ 100")
+    if not 0 < args.top_p <= 1:
+        raise OperatorError(f"--top-p — out of range; got {args.top_p}; allowed a number > 0 and ≤ 1")
+    for name in ("top_k", "sampling_seed"):
+        if not 0 <= getattr(args, name) < 2**32:
+            option = name.replace("_", "-")
+            raise OperatorError(f"--{option} — out of range; got {getattr(args, name)}; allowed a whole number ≥ 0")
+    usual = {"top_p": 1.0, "top_k": 0, "num_return_sequences": 1}
+    given = next((name for name, value in usual.items() if getattr(args, name) != value), None)
+    if args.temperature == 0:
+        if given:
+            raise OperatorError(f"--{given.replace('_', '-')} — applies to drawn answers; got temperature 0")
+        return None
+    if args.num_return_sequences > 1 and (args.baseline or getattr(args, "explain", False)):
+        raise OperatorError("--baseline — compares one answer to each prompt; got several", "give one of them")
+    fields = {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
+    return {**fields, "seed": args.sampling_seed}
 
 
 def _check(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Answers of a model folder, or of an adapter over its base model, with transformers: greedy, in batches."""
+"""Answers of a model folder, or of an adapter over its base model, with transformers, in batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG
 from engines.evaluate.answers import end_ids
@@ -23,6 +29,7 @@ from engines.judging.answers import Kept
 from engines.judging.task import Task
 from engines.labels.label import prompt_ids
 from engines.labels.row import LabelRules
+from engines.llama.drawing import GREEDY, Drawer, DrawRules
 
 _WARM_UP_TOKENS = 2
 _NO_LIMIT = 1 << 30
@@ -39,6 +46,21 @@ class _Clock(StoppingCriteria):
         self.times.append(time.perf_counter())
         self._waiting()
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+
+class _Drawn(LogitsProcessor):
+    """Draws each row's token with random numbers of its own, and leaves greedy decoding no other choice: so an answer
+    does not depend on the rows beside it, and a GGUF file draws by the same rules."""
+
+    def __init__(self, drawers: Sequence[Drawer]) -> None:
+        self._drawers = drawers
+
+    def __call__(self, _input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        rows = scores.float().cpu().numpy()
+        tokens = [drawer.draw(row) for drawer, row in zip(self._drawers, rows, strict=True)]
+        chosen = torch.full_like(scores, float("-inf"))
+        chosen[range(len(tokens)), tokens] = 0
+        return chosen
 
 
 class FolderAnswers:
@@ -59,6 +81,7 @@ class FolderAnswers:
         template: str = "",
         plain: bool = False,
         moment: str = "",
+        rules: DrawRules = GREEDY,
     ) -> None:
         """Make a model ready to answer.
 
@@ -71,9 +94,10 @@ class FolderAnswers:
             template: the text of the chat template; empty for the tokenizer's.
             plain: prompts are texts to continue, without a chat template.
             moment: the local time that the template sees, in ISO form.
+            rules: how tokens are drawn; greedy by default.
         """
         self.limit, self.batch_size, self.longest = limit, batch_size, _longest(loaded.model)
-        self._loaded, self._plain, self._size_bytes = loaded, plain, size_bytes
+        self._loaded, self._plain, self._size_bytes, self._rules_of_tokens = loaded, plain, size_bytes, rules
         self._rules = LabelRules(max_length=_NO_LIMIT, template=template, moment=moment)
         model, tokenizer = loaded.model, loaded.tokenizer
         self.ends = end_ids(model, tokenizer)
@@ -92,7 +116,7 @@ class FolderAnswers:
             "device": weights.device.type,
             "template": shown,
             "moment": moment,
-            "sampling": "greedy",
+            "sampling": rules.stated(),
             "max_new_tokens": limit,
             "batch_size": batch_size,
         }
@@ -126,9 +150,11 @@ class FolderAnswers:
         padded = [[self._pad] * (longest - len(ids)) + ids for _, ids in tasks]
         seen = [[0] * (longest - len(ids)) + [1] * len(ids) for _, ids in tasks]
         clock = _Clock(waiting)
+        rules = self._rules_of_tokens
+        drawn = _Drawn([Drawer(rules.of_task(task.key), ids) for task, ids in tasks]) if rules.temperature > 0 else None
         started_s = time.perf_counter()
         written = self._generate(
-            torch.tensor(padded, device=device), torch.tensor(seen, device=device), self.limit, clock
+            torch.tensor(padded, device=device), torch.tensor(seen, device=device), self.limit, clock, drawn
         )
         new = written[:, longest:].tolist()
         return [
@@ -136,13 +162,16 @@ class FolderAnswers:
             for (task, ids), one in zip(tasks, new, strict=True)
         ]
 
-    def _generate(self, ids: torch.Tensor, mask: torch.Tensor, limit: int, clock: _Clock) -> torch.Tensor:
+    def _generate(
+        self, ids: torch.Tensor, mask: torch.Tensor, limit: int, clock: _Clock, drawn: _Drawn | None = None
+    ) -> torch.Tensor:
         written: torch.Tensor = self._loaded.model.generate(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=limit,
             do_sample=False,
             stopping_criteria=StoppingCriteriaList([clock]),
+            logits_processor=LogitsProcessorList([] if drawn is None else [drawn]),
         )
         return written
 

@@ -1,4 +1,4 @@
-"""Answers of a GGUF file, with llama.cpp in its own process: greedy, one prompt after another, as a server would."""
+"""Answers of a GGUF file, with llama.cpp in its own process, one prompt after another, as a server would."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from engines.chat.rendering import Chat, render_each
 from engines.evaluate.asking import Waiting
 from engines.judging.answers import Kept
 from engines.judging.task import Task
+from engines.llama.drawing import GREEDY, DrawRules
 from engines.llama.gguf_file import part_paths, read_gguf
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
@@ -43,6 +44,7 @@ class GgufAnswers:
         plain: bool = False,
         moment: str = "",
         n_batch: int | None = None,
+        rules: DrawRules = GREEDY,
     ) -> None:
         """Make a file ready to answer; arguments as for `FolderAnswers`.
 
@@ -53,7 +55,7 @@ class GgufAnswers:
             NativeError: llama.cpp cannot load it.
         """
         self.limit, self._plain, self._moment, self._threads = limit, plain, moment, threads
-        self._file, self._adapter, self._n_batch = file, adapter, n_batch
+        self._file, self._adapter, self._n_batch, self._rules = file, adapter, n_batch, rules
         found = read_gguf(file)
         family = found.scalar("general.architecture", "")
         self.longest = int(found.scalar(f"{family}.context_length", 1 << 30))
@@ -80,7 +82,7 @@ class GgufAnswers:
             "cache": vocabulary.cache_type,
             "template": shown,
             "moment": moment,
-            "sampling": "greedy",
+            "sampling": rules.stated(),
             "max_new_tokens": limit,
         }
 
@@ -124,7 +126,8 @@ class GgufAnswers:
 
     def _one(self, task: Task, ids: list[int], waiting: Waiting) -> Kept:
         assert self._llama is not None
-        made = self._llama.generate(ids, self.limit, self.ends, last_only=True, waiting=waiting)
+        rules = self._rules.of_task(task.key)
+        made = self._llama.generate(ids, self.limit, self.ends, last_only=True, rules=rules, waiting=waiting)
         self._rss_bytes = max(self._rss_bytes, made.rss_bytes)
         ended = made.ids[-1] in self.ends
         return Kept(

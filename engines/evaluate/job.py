@@ -22,9 +22,10 @@ from engines.judging.answers import kept_moment
 from engines.judging.checks import Judges
 from engines.judging.compare import Baseline, read_baseline
 from engines.judging.model_judge.judge import JudgeModel, ModelJudge
-from engines.judging.task import Task
+from engines.judging.task import Task, sampled
 from engines.judging.test_file import read_tests
 from engines.judging.unit_tests import programs_of
+from engines.llama.drawing import DrawRules
 from engines.llama.job_lines import Send, run_job
 from engines.stage_file import present_moment
 from engines.words import ExitCode
@@ -61,6 +62,8 @@ class Job:
         allow_code_execution: run the code of answers against unit tests, in the sandbox.
         code_timeout_s: processor seconds of each such program.
         judge: the model at a URL for the check `judge`, as the arguments of `JudgeModel`; None without one.
+        sampling: the fields of `DrawRules`; None for greedy answers.
+        num_return_sequences: answers to each prompt.
     """
 
     model: str
@@ -85,6 +88,8 @@ class Job:
     allow_code_execution: bool = False
     code_timeout_s: int = 10
     judge: dict[str, Any] | None = None
+    sampling: dict[str, Any] | None = None
+    num_return_sequences: int = 1
 
 
 def answers_beside(output: Path) -> Path:
@@ -107,7 +112,7 @@ def evaluate(job: Job, send: Send) -> dict[str, Any]:
     judges = Judges(command=job.command, programs=programs, model=model)
     output, tests = Path(job.output), Path(job.tests) if job.tests else None
     try:
-        tasks = read_tests(tests, job.checks, judges) if tests else []
+        tasks = sampled(read_tests(tests, job.checks, judges), job.num_return_sequences) if tests else []
         baseline = read_baseline(Path(job.baseline)) if job.baseline else None
         moment = kept_moment(answers_beside(output)) or (baseline.moment if baseline else "") or present_moment()
         manner = Manner(
@@ -117,6 +122,7 @@ def evaluate(job: Job, send: Send) -> dict[str, Any]:
             template=_template(job.chat_template),
             plain=job.plain,
             moment=moment,
+            rules=DrawRules(**(job.sampling or {})),
         )
         send({"phase": "loading"})
         adapter = Path(job.adapter) if job.adapter else None

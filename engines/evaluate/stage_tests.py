@@ -20,10 +20,11 @@ from engines.judging.checks import Judges
 from engines.judging.compare import Baseline, read_baseline
 from engines.judging.model_judge.judge import RUBRIC, JudgeModel, ModelJudge
 from engines.judging.sets.general import GENERAL, general_set
-from engines.judging.task import Task
+from engines.judging.task import Task, sampled
 from engines.judging.test_file import read_tests
 from engines.judging.unit_tests import programs_of
 from engines.labels.stage_rows import rules_of
+from engines.llama.drawing import DrawRules
 from engines.run_dir import RunDir
 from engines.training.inputs import cached_folder
 from recipes.problems import OperatorError, printable
@@ -46,7 +47,7 @@ def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[di
     judges = _judges(stage)
     tests = _tests(ctx)
     try:
-        tasks = read_tests(tests, stage.checks, judges)
+        tasks = sampled(read_tests(tests, stage.checks, judges), stage.num_return_sequences)
         baseline = read_baseline(_file_in(ctx, "baseline", RESULTS_JSON)) if "baseline" in ctx.inputs else None
         given = ctx.inputs["model"]
         folder = given.path or cached_folder(given.name)
@@ -94,6 +95,7 @@ def _manner(ctx: StageContext[EvaluateStage], baseline: Baseline | None) -> Mann
         threads=stage.threads or len(os.sched_getaffinity(0)),
         template=rules.template,
         moment=(baseline.moment if baseline else "") or ctx.first_start,
+        rules=DrawRules(stage.temperature, stage.top_p, stage.top_k, seed=stage.sampling_seed),
     )
 
 

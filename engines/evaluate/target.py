@@ -13,6 +13,7 @@ from engines.evaluate.folder_answers import FolderAnswers, weights_of
 from engines.evaluate.gguf_answers import GgufAnswers
 from engines.evaluate.model import LoadedModel, base_of, load_model
 from engines.files import file_sha256
+from engines.llama.drawing import GREEDY, DrawRules
 from engines.llama.gguf_file import part_paths
 from engines.training.inputs import cached_folder
 from recipes.problems import OperatorError, printable
@@ -31,6 +32,7 @@ class Manner:
         template: the text of a chat template; empty for the model's own.
         plain: prompts are texts to continue, without a chat template.
         moment: the local time that a template sees, in ISO form.
+        rules: how tokens are drawn; greedy by default.
     """
 
     limit: int
@@ -39,6 +41,7 @@ class Manner:
     template: str = ""
     plain: bool = False
     moment: str = ""
+    rules: DrawRules = GREEDY
 
 
 def is_gguf(path: Path | None) -> bool:
@@ -64,6 +67,7 @@ def answerer_of_folder(folder: Path, loaded: LoadedModel, manner: Manner) -> Fol
         template=manner.template,
         plain=manner.plain,
         moment=manner.moment,
+        rules=manner.rules,
     )
 
 
@@ -86,6 +90,7 @@ def answerer_of_gguf(file: Path, manner: Manner, adapter: Path | None = None) ->
         template=manner.template,
         plain=manner.plain,
         moment=manner.moment,
+        rules=manner.rules,
     )
 
 

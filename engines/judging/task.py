@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Message = Mapping[str, Any]
@@ -31,6 +31,7 @@ class Task:
         expected: the expected answer; empty if the checks need none.
         checks: all of them must pass.
         name: the row's own id; empty without one.
+        sample_of: the key of the task of which this is another answer; empty for the first one.
     """
 
     key: str
@@ -40,11 +41,21 @@ class Task:
     checks: tuple[Check, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     name: str = ""
+    sample_of: str = ""
 
     @property
     def prompt(self) -> str:
         """The last message, for lists and screens."""
         return str(self.messages[-1].get("content") or "")
+
+
+def sampled(tasks: Sequence[Task], count: int) -> list[Task]:
+    """Each task as many times as it is to be answered; the first of them is the task itself."""
+    return [
+        task if number == 1 else replace(task, key=f"{task.key}.sample{number}", sample_of=task.key)
+        for task in tasks
+        for number in range(1, count + 1)
+    ]
 
 
 @dataclass(frozen=True)

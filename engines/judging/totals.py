@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import fsum
 from statistics import fmean
 from typing import Any
 
 from engines.judging.answers import Kept
 from engines.judging.checks import Judges, judge
 from engines.judging.json_checks import json_problem
-from engines.judging.shares.counts import wilson
+from engines.judging.shares.counts import pass_at, wilson
 from engines.judging.statistics import quantile
 from engines.judging.task import Task, Verdict
 from engines.judging.text_metrics import lengths, variety
+from recipes.stages.evaluate import TRIES
 
 _JSON_CHECKS = frozenset({"json", "json_schema"})
 
@@ -69,20 +71,49 @@ def totals(rows: Sequence[Judged]) -> dict[str, float]:
     """The metrics of at least one judged row.
 
     `success` is the share of rows that passed, `success_low` and `success_high` its interval; times are of one request
-    each, as they were measured.
+    each, as they were measured. Several answers to one prompt are one row, of which a part may have passed: they are
+    not independent.
     """
-    passed = sum(row.passed for row in rows)
-    interval = wilson(passed, len(rows))
+    prompts = _by_prompt(rows)
+    passed = fsum(sum(answers) / len(answers) for answers in prompts)
+    interval = wilson(passed, len(prompts))
     found: dict[str, float] = {
-        "success": passed / len(rows),
+        "success": passed / len(prompts),
         "success_low": interval.low,
         "success_high": interval.high,
-        "test_rows": len(rows),
+        "test_rows": len(prompts),
+        **_of_samples(prompts),
         "unjudged_rows": sum(row.unjudged for row in rows),
         **_of_json(rows),
         **variety(row.kept.answer for row in rows),
     }
     return {**found, **_of_times([row.kept for row in rows if not row.kept.problem])}
+
+
+def _by_prompt(rows: Sequence[Judged]) -> list[list[bool]]:
+    """Which answers passed, together for those to one prompt."""
+    found: list[list[bool]] = []
+    first: dict[str, list[bool]] = {}
+    for row in rows:
+        if row.task.sample_of in first:
+            first[row.task.sample_of].append(row.passed)
+        else:
+            found.append([row.passed])
+            first[row.task.sample_of or row.task.key] = found[-1]
+    return found
+
+
+def tries_of(answers: int) -> tuple[int, ...]:
+    """The numbers of tries for which so many answers to each prompt give an estimate; none for one answer."""
+    return tuple(sorted({*(tries for tries in TRIES if tries <= answers), answers})) if answers > 1 else ()
+
+
+def _of_samples(prompts: Sequence[Sequence[bool]]) -> dict[str, float]:
+    """pass@k (Chen et al. 2021), where each prompt has several answers."""
+    tries = tries_of(min(map(len, prompts)))
+    return {
+        f"pass_at_{count}": fmean(pass_at(sum(answers), len(answers), count) for answers in prompts) for count in tries
+    }
 
 
 def _of_json(rows: Sequence[Judged]) -> dict[str, float]:

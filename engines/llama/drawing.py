@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,24 @@ class DrawRules:
     top_k: int = 0
     repetition_penalty: float = 1.0
     seed: int = 0
+
+    def stated(self) -> str | dict[str, float]:
+        """The rules as a protocol states them."""
+        return "greedy" if self.temperature <= 0 else asdict(self)
+
+    def of_task(self, key: str) -> DrawRules:
+        """These rules with random numbers of one task's own: its answer depends neither on the tasks that are answered
+        with it nor on what was answered before."""
+        digest = hashlib.sha256(f"{self.seed} {key}".encode()).digest()
+        return replace(self, seed=int.from_bytes(digest[:8], "little"))
+
+
+GREEDY = DrawRules()
+
+
+def likeliest(logits: NDArray[np.float32]) -> int:
+    """The likeliest token."""
+    return int(logits.argmax())
 
 
 class Drawer:

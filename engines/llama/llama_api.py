@@ -10,11 +10,12 @@ import ctypes
 import struct
 import sys
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.llama.drawing import likeliest
 from engines.llama.library import NativeError, find_library, open_library
 
 _N_CTX, _N_BATCH, _N_UBATCH, _THREADS, _FLASH, _TYPE_K = 0, 4, 8, 28, 52, 104
@@ -337,15 +338,22 @@ class LlamaModel:
         self._forget()
 
     def generate(
-        self, ids: Sequence[int], limit: int, stops: Sequence[int], *, last_only: bool = False
+        self,
+        ids: Sequence[int],
+        limit: int,
+        stops: Sequence[int],
+        *,
+        last_only: bool = False,
+        draw: Callable[[NDArray[np.float32]], int] = likeliest,
     ) -> tuple[list[int], float, float]:
-        """Greedy continuation of a sequence, token by token as in a server.
+        """Continuation of a sequence, token by token as in a server; greedy by default.
 
         Args:
             ids: the prompt.
             limit: most tokens to generate.
             stops: tokens that end the answer; the answer includes the one that ended it.
             last_only: compute the prompt's logits after its last token only, as a server does: less time and memory.
+            draw: the next token from its logits.
 
         Returns:
             The new ids, seconds for the prompt, and seconds for the new tokens.
@@ -358,13 +366,13 @@ class LlamaModel:
         self._forget()
         started_s = time.perf_counter()
         self._decode(ids, 0, last_only=last_only)
-        token = int(self._logits_of(len(ids) - 1).argmax())
+        token = draw(self._logits_of(len(ids) - 1))
         prompt_s = time.perf_counter() - started_s
         new = [token]
         started_s = time.perf_counter()
         while len(new) < limit and token not in stops:
             self._decode([token], len(ids) + len(new) - 1)
-            token = int(self._logits_of(0).argmax())
+            token = draw(self._logits_of(0))
             new.append(token)
         return new, prompt_s, time.perf_counter() - started_s
 

@@ -12,7 +12,7 @@ Requests and their answers:
 - `{"pieces": ids}` → `{"pieces"}`: text and attributes of each token
 - `{"text": ids, "special"}` → `{"text"}`: with the names of control tokens, or without control tokens
 - `{"marks": true}` → `{"begin", "end"}`: the names of the tokens that begin and end a text
-- `{"generate": ids, "limit", "stops", "last_only"}` → `{"ids", "prompt_s", "generation_s", "rss_bytes"}`
+- `{"generate": ids, "limit", "stops", "last_only", "rules"}` → `{"ids", "prompt_s", "generation_s", "rss_bytes"}`
 - `{"begin": ids, "rules", "adapter_on"}` → `{}`: an answer to a prompt, whose tokens are drawn by the rules
 - `{"feed": ids}` → `{"read"}`: reads the next part of a conversation; see `LlamaModel.feed`
 - `{"draw": true}` → `{"id"}`: the token after what was fed
@@ -24,7 +24,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from engines.llama.drawing import Drawer, DrawRules
+from engines.llama.drawing import Drawer, DrawRules, likeliest
 from engines.llama.llama_api import LlamaModel
 from engines.llama.worker import serve
 
@@ -52,8 +52,10 @@ class _Worker:
             begin, end = self.model.begin_and_end()
             return {"begin": begin, "end": end}, b""
         if "generate" in header:
+            rules = DrawRules(**header["rules"])
+            draw = Drawer(rules, header["generate"]).draw if rules.temperature > 0 else likeliest
             ids, prompt_s, generation_s = self.model.generate(
-                header["generate"], header["limit"], header["stops"], last_only=header["last_only"]
+                header["generate"], header["limit"], header["stops"], last_only=header["last_only"], draw=draw
             )
             return {"ids": ids, "prompt_s": prompt_s, "generation_s": generation_s, "rss_bytes": _rss_bytes()}, b""
         if "pieces" in header:

@@ -128,18 +128,21 @@ class LlamaProcess:
         stops: Sequence[int],
         *,
         last_only: bool = False,
+        rules: DrawRules | None = None,
         waiting: Callable[[], None] | None = None,
     ) -> Generation:
-        """Greedy continuation of a prompt by at most `limit` tokens, ended by any of `stops`.
+        """Continuation of a prompt by at most `limit` tokens, ended by any of `stops`.
 
         Args:
             ids: the prompt.
             limit: most new tokens.
             stops: tokens that end the answer.
             last_only: compute the prompt's logits after its last token only, as a server does.
+            rules: how tokens are drawn; None for the likeliest ones.
             waiting: called several times a second; after an exception from it this process must be closed.
         """
         request = {"generate": list(ids), "limit": limit, "stops": list(stops), "last_only": last_only}
+        request["rules"] = asdict(rules or DrawRules())
         answer, _ = self._worker.ask(request, waiting=waiting)
         return Generation(**answer)
 

@@ -15,6 +15,8 @@ from recipes.stages.fields import DeviceFields
 from recipes.stages.kind import TRAIN, StageKind
 from recipes.stages.label_fields import LABEL_METRICS, LabelFields
 
+TRIES = (1, 5, 10, 100)
+"""Numbers of tries whose pass@k is measured, besides the number of answers."""
 RESULTS_JSON = "results.json"
 """The results of a stage's tests, in its output; those of a GGUF file have its file type in their name."""
 STAGE_CHECKS = (
@@ -117,6 +119,27 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         ge=1,
         help="Test rows that the model answers together; times are those of requests in such a batch.",
     )
+    temperature: float = setting(
+        0.0,
+        section="Sampling",
+        ge=0,
+        le=100,
+        help="Answers to test rows are drawn at this temperature; 0 takes the likeliest token each time.",
+    )
+    top_p: float = setting(
+        1.0, section="Sampling", gt=0, le=1, help="Draw from the likeliest tokens that have this probability together."
+    )
+    top_k: int = setting(0, section="Sampling", ge=0, help="Draw from this number of likeliest tokens; 0 for all.")
+    sampling_seed: int = setting(
+        0, section="Sampling", ge=0, le=2**32 - 1, help="Seed of the answers; each row draws numbers of its own."
+    )
+    num_return_sequences: int = setting(
+        1,
+        section="Sampling",
+        ge=1,
+        le=1000,
+        help="Answers to each test row, for pass@k; more than one needs a temperature.",
+    )
     allow_code_execution: bool = setting(
         False,
         section="Tests",
@@ -173,6 +196,21 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         return self
 
     @model_validator(mode="after")
+    def _sampling_is_whole(self) -> Self:
+        usual = {"top_p": 1.0, "top_k": 0, "num_return_sequences": 1}
+        given = next((name for name, value in usual.items() if getattr(self, name) != value), None)
+        if given and self.temperature == 0:
+            raise ValueError(f"{given} — applies to drawn answers; got temperature 0; set it, or remove {given}")
+        if self.temperature and not self.has_tests:
+            raise ValueError("temperature — applies to test rows; got no test_data; set test_data, or remove it")
+        if self.num_return_sequences > 1 and self.baseline is not None:
+            raise ValueError(
+                "baseline — compares one answer to each prompt; got num_return_sequences"
+                f" {self.num_return_sequences}; remove one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _judges_are_whole(self) -> Self:
         for check, field in (("command", "judge_command"), ("judge", "judge_url")):
             if check in self.checks and not getattr(self, field):
@@ -224,6 +262,9 @@ def _check_of_a_file(text: str) -> None:
 def _metrics(stage: EvaluateStage) -> tuple[str, ...]:
     found = (*LOSS_METRICS, "tokens_per_second", "truncated", *LABEL_METRICS, *READ_METRICS)
     of_tests: tuple[str, ...] = TEST_METRICS if stage.has_tests else ()
+    if stage.has_tests and stage.num_return_sequences > 1:
+        tries = {*(count for count in TRIES if count <= stage.num_return_sequences), stage.num_return_sequences}
+        of_tests = (*of_tests, *(f"pass_at_{count}" for count in sorted(tries)))
     if stage.has_tests and stage.baseline is not None:
         of_tests = (*of_tests, *PAIR_METRICS)
     of_files = tuple(f"{name}.*" for name in (*LOSS_METRICS, *of_tests)) if stage.files is not None else ()

@@ -17,14 +17,15 @@ class Interval:
     high: float
 
 
-def wilson(passed: int, rows: int, confidence: float = CONFIDENCE) -> Interval:
+def wilson(passed: float, rows: int, confidence: float = CONFIDENCE) -> Interval:
     """The interval of a share by Wilson's score method without correction for continuity.
 
     Wilson (1927), Journal of the American Statistical Association 22, pages 209-212; method 3 of Newcombe (1998),
     Statistics in Medicine 17, pages 857-872.
 
     Args:
-        passed: rows that passed.
+        passed: rows that passed; a row of which a part passed counts as that part, which makes the interval wider than
+            it need be.
         rows: all rows, at least one.
         confidence: of the interval, between 0 and 1.
     """
@@ -37,6 +38,20 @@ def wilson(passed: int, rows: int, confidence: float = CONFIDENCE) -> Interval:
     low = 0.0 if passed == 0 else (middle - half) / (1 + spread)
     high = 1.0 if passed == rows else (middle + half) / (1 + spread)
     return Interval(low, high)
+
+
+def pass_at(passed: int, answers: int, tries: int) -> float:
+    """How likely at least one of `tries` answers to a prompt passes, estimated without bias from more answers:
+    1 - C(answers - passed, tries) / C(answers, tries). Chen et al. (2021), arXiv:2107.03374, section 2.1.
+
+    Args:
+        passed: answers that passed.
+        answers: all answers to the prompt.
+        tries: at most `answers`.
+    """
+    if not 0 <= passed <= answers or not 1 <= tries <= answers:
+        raise ValueError(f"{tries} tries of {answers} answers, of which {passed} passed")
+    return 1 - math.comb(answers - passed, tries) / math.comb(answers, tries)
 
 
 def mcnemar(won: int, lost: int) -> float:

@@ -23,7 +23,8 @@ from engines.evaluate.results import evaluate_tasks
 from engines.judging.answers import AnswerFile, Kept
 from engines.judging.checks import Judges
 from engines.judging.compare import Baseline
-from engines.judging.task import Check, Task, prompt_key
+from engines.judging.task import Check, Task, prompt_key, sampled
+from engines.llama.drawing import DrawRules
 from engines.words import ExitCode
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import stdlib_text, tiny_model, tokenizer_of
@@ -51,6 +52,23 @@ def tasks(count: int) -> list[Task]:
 def answerer(model: Path, **fields: Any) -> FolderAnswers:
     given = {"sha256": "0" * 64, "size_bytes": 1, "limit": LIMIT, **fields}
     return FolderAnswers(load_model(model, "model"), **given)
+
+
+def test_drawn_answers_are_the_same_in_any_batch_and_differ_by_seed_and_row(model: Path, tmp_path: Path) -> None:
+    rules = DrawRules(temperature=1.5, top_k=40, top_p=0.95, seed=1)
+    asked = [*tasks(4), *sampled(tasks(1), 3)[1:]]
+
+    def drawn(name: str, **fields: Any) -> list[str]:
+        made = answerer(model, **{"rules": rules, **fields})
+        return [one.answer for one in ask(made, asked, tmp_path / name, lambda _done, _all: None)]
+
+    alone = drawn("alone")
+    assert drawn("together", batch_size=4) == alone
+    assert drawn("again") == alone
+    assert drawn("seed", rules=replace(rules, seed=2)) != alone
+    assert len({alone[0], alone[4], alone[5]}) == 3
+    narrow = drawn("narrow", rules=replace(rules, top_k=1, top_p=1.0))
+    assert narrow == drawn("greedy", rules=DrawRules())
 
 
 def without_times(kept: list[Kept]) -> list[tuple[Any, ...]]:

@@ -101,6 +101,18 @@ def test_checks_with_settings_and_the_operators_program_judge_a_whole_file(
     assert row["verdicts"][2]["reason"] == "never"
 
 
+def test_several_answers_to_a_row_are_drawn_and_counted_as_one_row(tmp_path: Path, made: dict[str, Path]) -> None:
+    fields: dict[str, Any] = {"temperature": 5.0, "top_k": 50, "sampling_seed": 3, "num_return_sequences": 3}
+    ctx = context(tmp_path, made, **fields)
+    metrics = run(ctx).metrics
+    results = json.loads((ctx.out / "results.json").read_text())
+    assert (metrics["test_rows"], len(results["rows"])) == (6, 18)
+    assert {"pass_at_1", "pass_at_3"} <= set(metrics) <= {*row_of(ctx.stage).metrics(ctx.stage), "tokens"}
+    sampling = results["protocol"]["sampling"]
+    assert (sampling["temperature"], sampling["top_k"], sampling["top_p"], sampling["seed"]) == (5.0, 50, 1.0, 3)
+    assert len({row["answer"] for row in results["rows"][:3]}) > 1
+
+
 def test_a_new_attempt_continues_with_the_answers_of_the_last_one(
     tmp_path: Path, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +198,9 @@ def test_a_gate_on_a_files_metric_needs_files() -> None:
         ({"allow_code_execution": True}, "applies to test rows"),
         ({"test_data": "t", "checks": ["command"]}, "command needs judge_command"),
         ({"test_data": "t", "checks": ["judge"]}, "judge needs judge_url"),
+        ({"test_data": "t", "top_k": 5}, "applies to drawn answers"),
+        ({"temperature": 1.0}, "applies to test rows"),
+        ({"test_data": "t", "temperature": 1.0, "num_return_sequences": 2, "baseline": "b"}, "compares one answer"),
         ({"test_data": "t", "checks": ["regex"]}, "no such check of a whole file"),
         ({"test_data": "t", "checks": ["regex=("]}, "regex cannot be used"),
         ({"test_data": "t", "checks": ["json_schema={"]}, "json_schema cannot be used"),
@@ -207,7 +222,7 @@ def test_an_evaluation_without_tests_keeps_the_fingerprint_of_older_versions() -
     added = (
         "tests", "test_data", "checks", "baseline", "files", "answer_batch_size", "dtype", "load_in_4bit",
         "allow_code_execution", "code_timeout_s", "judge_command", "judge_url", "judge_model", "judge_key_env",
-        "judge_rubric",
+        "judge_rubric", "temperature", "top_p", "top_k", "sampling_seed", "num_return_sequences",
     )  # fmt: skip
     old = {key: value for key, value in new.items() if key not in added}
     assert fingerprint(new, []) == fingerprint(old, [])

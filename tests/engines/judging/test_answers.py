@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from engines.judging.answers import AnswerFile, Kept
 from engines.judging.checks import Judges
 from engines.judging.compare import Baseline, Row, compare
 from engines.judging.shares.counts import wilson
-from engines.judging.task import Check, Task
+from engines.judging.task import Check, Task, sampled
 from engines.judging.totals import Judged, judged, totals
 from engines.judging.unit_tests import programs_of
 from recipes.problems import OperatorError
@@ -266,3 +267,16 @@ def test_programs_of_answers_are_judged_together_and_answers_are_kept(tmp_path: 
     assert found.rows[2].verdicts[0].reason == "the answer has no code"
     assert seen[-1][0] == seen[-1][1] > 0
     assert found.metrics["success"] == 1 / 3
+
+
+def test_several_answers_to_one_prompt_are_one_row_of_which_a_part_passed() -> None:
+    rows = [
+        judged(task, kept(task.key, "2" if number < passing else "3"), Judges())
+        for task, passing in ((replace(TASKS[2], key="a"), 1), (replace(TASKS[2], key="b"), 2))
+        for number, task in enumerate(sampled([task], 2))
+    ]
+    found = totals(rows)
+    assert (found["test_rows"], found["success"]) == (2, 0.75)
+    assert (found["pass_at_1"], found["pass_at_2"]) == (0.75, 1.0)
+    assert found["success_low"] == pytest.approx(wilson(1.5, 2).low)
+    assert not any(name.startswith("pass_at") for name in totals(rows[:1]))

@@ -7,13 +7,14 @@ agree with statsmodels 0.15.0 to the last digits.
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.judging.shares.counts import mcnemar, paired_shares, wilson
+from engines.judging.shares.counts import mcnemar, paired_shares, pass_at, wilson
 from engines.judging.statistics import paired_bootstrap, quantile
 
 NEWCOMBE = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0.0, 0.1611), (1, 29): (0.0061, 0.1718)}
@@ -121,3 +122,16 @@ def test_the_interval_of_paired_shares_is_tangos(won: int, lost: int, rows: int)
         score = (won - lost - rows * end) / math.sqrt(rows * (2 * share + end - end * end))
         assert score == pytest.approx(sign * 1.959964, abs=2e-3)
     assert found.low <= (won - lost) / rows <= found.high
+
+
+@pytest.mark.parametrize("answers", [1, 2, 7])
+def test_pass_at_k_is_the_share_of_all_choices_of_answers_with_one_that_passes(answers: int) -> None:
+    """Counted by hand over every subset."""
+    for passed in range(answers + 1):
+        verdicts = [at < passed for at in range(answers)]
+        for tries in range(1, answers + 1):
+            choices = list(combinations(verdicts, tries))
+            assert pass_at(passed, answers, tries) == pytest.approx(sum(map(any, choices)) / len(choices))
+    for wrong in ((answers + 1, answers, 1), (0, answers, 0), (0, answers, answers + 1)):
+        with pytest.raises(ValueError, match="tries of"):
+            pass_at(*wrong)

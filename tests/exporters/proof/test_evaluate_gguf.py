@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from engines.evaluate.model import load_model
 from engines.evaluate.stage import run
 from engines.evaluate.target import Manner, answerer_of_folder, answerer_of_gguf
 from engines.judging.task import Check, Task, prompt_key
+from engines.llama.drawing import DrawRules
 from engines.llama.gguf_file import read_gguf
 from recipes.problems import OperatorError
 from recipes.stages.registry import row_of
@@ -45,6 +47,17 @@ def test_a_file_answers_as_its_model_does_and_is_known_by_its_bytes(tmp_path: Pa
         assert [(one.answer, one.tokens, one.ended) for one in ours] == [
             (one.answer, one.tokens, one.ended) for one in theirs
         ]
+        drawn = replace(MANNER, rules=DrawRules(temperature=1.5, top_k=30, top_p=0.9, seed=4))
+        file_draws, folder_draws = answerer_of_gguf(file, drawn), answerer_of_folder(base, load_model(base, "b"), drawn)
+        try:
+            same = [ask(one, tasks(4), tmp_path / name, lambda _d, _a: None) for one, name in (
+                (file_draws, "gguf-drawn"), (folder_draws, "folder-drawn"),
+            )]  # fmt: skip
+        finally:
+            file_draws.close()
+        assert [one.answer for one in same[0]] == [one.answer for one in same[1]]
+        assert [one.answer for one in same[0]] != [one.answer for one in ours]
+        assert file_draws.identity["sampling"] == folder_draws.identity["sampling"] == drawn.rules.stated()
         assert gguf.measured()["size_bytes"] == file.stat().st_size
         assert gguf.measured()["peak_rss_bytes"] > 0
     finally:
