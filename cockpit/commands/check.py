@@ -17,6 +17,7 @@ from cockpit.headless.look_lines import look_lines
 from cockpit.launching.unsloth_check import stages_with_unsloth, unsloth_problems
 from cockpit.planning.data_look import data_problems, look_at_data
 from cockpit.planning.files import PlannedFile
+from cockpit.planning.gate_check import gate_notes
 from cockpit.planning.machine import (
     Machine,
     machine_memory,
@@ -93,11 +94,8 @@ def run(args: argparse.Namespace) -> ExitCode:
         print_json(answer)
         return ExitCode.DONE
     _print(loaded, made, looks)
-    for mixture in [] if machine is not None else mixtures(loaded):
-        for line in mixture.lines():
-            say(line)
-        for warning in mixture.warnings():
-            say(f"warning: {mixture.stage}: {warning}")
+    if machine is None:
+        _print_rows(loaded)
     _print_memory(
         recipe_memory(loaded, looks) if machine is None else machine_memory(loaded, machine),
         Memory.here() if machine is None else machine.memory,
@@ -129,6 +127,17 @@ def _print_memory(needs: Mapping[str, StageMemory], memory: Memory | None) -> No
         warning = "" if memory is None else memory_warning(one, memory)
         if warning:
             say(f"warning: {name}: {warning}")
+
+
+def _print_rows(loaded: LoadedRecipe) -> None:
+    """What gates mean with the test rows that are here, and what mixtures take from each source."""
+    for note in gate_notes(loaded):
+        say(note)
+    for mixture in mixtures(loaded):
+        for line in mixture.lines():
+            say(line)
+        for warning in mixture.warnings():
+            say(f"warning: {mixture.stage}: {warning}")
 
 
 def _print_elsewhere(loaded: LoadedRecipe, machine: Machine) -> None:

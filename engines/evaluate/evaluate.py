@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +15,18 @@ from engines.evaluate.four_bits import precision_of
 from engines.evaluate.model import LoadedModel
 from engines.files import file_sha256
 from engines.forward.arrangement import PADDED, arrange
-from engines.labels.row import LabelCounts, LabelRules
+from engines.labels.label import ONE_OF_PAIR
+from engines.labels.row import LabelCounts, LabelledRow, LabelRules
 from engines.labels.stage_rows import Warnings, examples_of, protocol_of
 from engines.labels.vocabulary import TokenizerView
 from engines.training.fitting import Fitting
 from engines.training.loss import Batches, answer_batches, token_weighted_loss, window_batches
 from recipes.problems import OperatorError
+
+SCORED_OF_PAIR = (
+    'score one answer of each pair, in an evaluate stage: columns = {user = "prompt", assistant = "chosen"}'
+)
+"""What to do about a row of preferences in an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def make_batches(
             refused=warnings.add,
             waiting=waiting,
         )
-        batches = answer_batches(rows, batch_size, protocol_of(rules))
+        batches = answer_batches(_scorable(rows), batch_size, protocol_of(rules))
         batches = replace(batches, counts=labels.metrics())
         for text in warnings.texts(labels):
             warn(text)
@@ -96,6 +102,20 @@ def make_batches(
             "choose another split, or a larger max_length",
         )
     return batches
+
+
+def _scorable(rows: Iterator[LabelledRow]) -> Iterator[LabelledRow]:
+    """The rows; a row of preferences is refused with what an evaluation can do about it.
+
+    Raises:
+        OperatorError: as `examples_of`.
+    """
+    try:
+        yield from rows
+    except OperatorError as error:
+        if error.hint == ONE_OF_PAIR:
+            raise OperatorError(error.message, SCORED_OF_PAIR) from error
+        raise
 
 
 def check_tokenizer(loaded: LoadedModel, shard: TokenShard) -> None:

@@ -123,12 +123,17 @@ def test_four_phases_of_a_14b_model_run_with_another_model_and_other_data(tmp_pa
     model = build_model(tmp_path / "model", build_tokenizer(tmp_path / "tokenizer"))
     rows = _rows(tmp_path / "rows.jsonl", 120)
     data = [f"{phase}-rows.data={rows}" for phase in ("base", "atlas", "marketing", "nexus")]
-    run, ended = run_recipe("csdl-14b", tmp_path / "runs", f"base.model={model}", f"base-merged.model={model}", *data)
+    run, ended = run_recipe(
+        "csdl-14b", tmp_path / "runs", f"base.model={model}", f"base-merged.model={model}", *data, *JUDGED
+    )
     assert [item["name"] for item in parity(run)["adapters"]] == ["atlas", "marketing", "nexus"]
     metrics = ended.stage("gguf").metrics
     found = {name: metrics[f"{name}_kl_to_trained"] for name in ("model", "f16", "q8_0", "atlas_f16", "nexus_q4_k_s")}
     assert all(value is not None and value > 1e-7 for value in found.values()), found
 
+
+JUDGED = ["judge.max_new_tokens=2", "judge.gate=[]"]
+"""A random model writes nothing that a gate lets pass."""
 
 _GATED = """
 schema = 1
@@ -202,8 +207,10 @@ def test_a_7b_model_on_interactions_runs_with_another_model_and_other_data(tmp_p
         }
         (folder / f"{number}.json").write_text(json.dumps(row))
     models = [f"{stage}.model={model}" for stage in ("tuned", "merged", "before")]
-    run, state = run_recipe("qwen2.5-coder-7b-cpu", tmp_path / "runs", f"interactions.data={folder}", *models)
+    run, state = run_recipe("qwen2.5-coder-7b-cpu", tmp_path / "runs", f"interactions.data={folder}", *models, *JUDGED)
     assert parity(run)
+    judged = state.stage("judge").metrics
+    assert {"success.Q4_K_M", "success_low.Q4_K_M", "latency_mean_s.Q4_K_M", "peak_rss_bytes.Q4_K_M"} <= set(judged)
     assert [state.stage(name).metrics["loss"] for name in ("before", "after")]
     assert any((run.root / "stages" / "tuned" / "tensorboard").iterdir())
 

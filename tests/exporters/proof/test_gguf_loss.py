@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engines.evaluate.evaluate import SCORED_OF_PAIR
 from engines.evaluate.loss_job import LossData, LossFile, loss_of_file, loss_of_folder
 from engines.evaluate.model import load_model
 from engines.evaluate.stage import run
@@ -150,6 +151,14 @@ def test_an_adapter_is_scored_over_its_base_in_4_bits_and_in_16(tmp_path: Path, 
     rounded = loss_of_folder(loaded, data(place), warn, progress)
     assert over.loss == pytest.approx(rounded.loss, abs=1e-4)
     assert abs(over.loss - wide.loss) > 1e-3
+
+
+def test_rows_of_preferences_are_refused_with_what_an_evaluation_can_do(tmp_path: Path, base: Path) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "one", "chosen": "two", "rejected": "three"}) + "\n")
+    with pytest.raises(OperatorError, match="a pair of answers") as caught:
+        loss_of_folder(load_model(base, "b"), data(tmp_path / "p.jsonl"), warn, progress)
+    assert caught.value.hint == SCORED_OF_PAIR
+    assert "dpo" not in caught.value.hint
 
 
 def test_a_file_of_another_vocabulary_is_refused(tmp_path: Path, base: Path) -> None:

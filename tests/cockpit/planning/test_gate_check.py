@@ -1,0 +1,54 @@
+"""A gate that so few test rows cannot reach is refused before anything runs, with the rows that it needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cockpit.planning.gate_check import gate_notes, gate_problems
+from engines.judging.statistics import wilson
+from recipes.load import LoadedRecipe, load_recipe
+from recipes.quantities import percent
+
+
+def recipe(folder: Path, metric: str, op: str, value: float, rows: int = 31) -> LoadedRecipe:
+    (folder / "model").mkdir(exist_ok=True)
+    (folder / "rows.jsonl").write_text('{"question": "?", "answer": "1"}\n\n' * rows)
+    file = folder / "r.toml"
+    file.write_text(
+        'schema = 1\nname = "r"\n[[stage]]\nname = "judge"\nkind = "evaluate"\nmodel = "./model"\n'
+        'data = "./rows.jsonl"\ntest_data = "./rows.jsonl"\nchecks = ["number"]\n'
+        f'[[stage.gate]]\nmetric = "{metric}"\nop = "{op}"\nvalue = {value}\n'
+    )
+    return load_recipe(file)
+
+
+@pytest.mark.parametrize(
+    ("metric", "op", "value", "refused"),
+    [
+        ("success_low", ">=", 0.98, True),
+        ("success_low", ">=", 0.88, False),
+        ("success_low", ">", 1.0, True),
+        ("success_low", "<", 0.99, False),
+        ("success", ">=", 1.0, False),
+        ("success_high", ">=", 0.99, False),
+    ],
+)
+def test_a_gate_that_no_model_can_pass_is_refused(
+    tmp_path: Path, metric: str, op: str, value: float, refused: bool
+) -> None:
+    found = gate_problems(recipe(tmp_path, metric, op, value))
+    assert bool(found) == refused
+    if value == 0.98:
+        [problem] = found
+        assert (problem.line, problem.message) == (13, "31 of 31 test rows mean at least 88.9% at 95 %")
+        assert "give at least 189 rows" in problem.hint
+        assert gate_problems(recipe(tmp_path, metric, op, value, rows=189)) == []
+
+
+@pytest.mark.parametrize(("value", "least"), [(0.98, 31), (0.9, 28), (0.5, 16)])
+def test_a_gate_on_a_share_says_what_its_rows_prove(tmp_path: Path, value: float, least: int) -> None:
+    [note] = gate_notes(recipe(tmp_path, "success", ">=", value))
+    low = wilson(least, 31).low
+    assert f"needs {least} of 31 rows, which proves at least {percent(low, 1)}" in note
