@@ -71,10 +71,10 @@ def forms(model: Path, outputs: dict[str, Path]) -> Iterator[Form]:
     for kind in TYPES:
         yield Form(f"before, {kind}", _file(outputs["base-gguf"], kind), (), "before, folder float32")
     yield Form("after, folder float32", str(outputs["merged"]), ("--dtype", "float32", "--batch", "8"))
-    wide = ("--dtype", "float32", "--batch", "8")
-    yield Form("after, adapter float32", str(outputs["tuned"]), wide, "after, folder float32")
     for kind in TYPES:
         yield Form(f"after, {kind}", _file(outputs["gguf"], kind), (), "after, folder float32")
+    wide = ("--dtype", "float32", "--batch", "8")
+    yield Form("after, adapter float32", str(outputs["tuned"]), wide, "after, folder float32")
     yield Form("after, folder bfloat16", str(outputs["merged"]), ("--batch", "8"), "after, folder float32")
 
 

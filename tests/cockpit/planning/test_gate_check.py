@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cockpit.planning.gate_check import gate_notes, gate_problems
-from engines.judging.statistics import wilson
+from engines.judging.shares.counts import wilson
 from recipes.load import LoadedRecipe, load_recipe
 from recipes.quantities import percent
 
