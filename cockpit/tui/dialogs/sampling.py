@@ -18,8 +18,8 @@ from engines.chatting.lines import BOUNDS, Sampling
 
 MEANINGS = {
     "temperature": "0: the likeliest token each time",
-    "top_p": "share of the probability that is drawn from",
-    "top_k": "likeliest tokens that are drawn from; 0: all",
+    "top_p": "share of the probability drawn from",
+    "top_k": "likeliest tokens drawn from; 0: all",
     "repetition_penalty": "above 1: fewer repetitions",
     "max_new_tokens": "most tokens of an answer",
     "seed": "of the random numbers",
@@ -35,7 +35,7 @@ class SamplingScreen(ModalScreen["Sampling | None"]):
         + """
     SamplingScreen Horizontal { height: 1; }
     SamplingScreen Horizontal Static { width: 20; }
-    SamplingScreen Horizontal Input { width: 14; }
+    SamplingScreen Horizontal Input { width: 12; }
     SamplingScreen Horizontal .meaning { width: 1fr; color: $text-muted; padding-left: 1; text-wrap: nowrap; }
     SamplingScreen #wrong { color: $error; height: auto; min-height: 1; }
     """

@@ -38,8 +38,9 @@ from cockpit.tui.widgets.talk_body import Passage, TalkBody
 from engines.chatting.lines import FULL, LIMIT, STOPPED, Event, Job, Sampling
 from recipes.problems import OperatorError, printable
 
-DRAIN_S = 0.1
-"""Seconds between two looks at what the models have sent: an answer is drawn ten times a second at most."""
+DRAIN_S = 0.25
+"""Seconds between two looks at what the models have sent: an answer is drawn four times a second at most, because the
+screen takes time from a training too."""
 _ENDINGS = {LIMIT: "reached max_new_tokens", STOPPED: "you stopped it", FULL: "the context is full"}
 ASKS = "enter accepts   esc cancels"
 Opener = Callable[[Job, Callable[[Event], None]], Session]
@@ -138,6 +139,7 @@ class ChatScreen(Screen[None]):
         self._opener = opener
         self._events: deque[tuple[int, Event]] = deque()
         self._opened_s = time.monotonic()
+        self._second = 0
         self._save = target.save
 
     def compose(self) -> ComposeResult:
@@ -170,8 +172,10 @@ class ChatScreen(Screen[None]):
 
     def _drain(self) -> None:
         loading = any(speaker.ready is None and not speaker.failed for speaker in self.dialogue.speakers)
-        if not self._events and not loading:
+        second = int(time.monotonic() - self._opened_s) if loading else self._second
+        if not self._events and second == self._second:
             return
+        self._second = second
         while self._events:
             self.dialogue.handle(*self._events.popleft())
         self._show()

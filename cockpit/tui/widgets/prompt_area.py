@@ -26,6 +26,7 @@ class PromptArea(TextArea):
 
     def __init__(self) -> None:
         super().__init__(id="prompt", soft_wrap=True, show_line_numbers=False, tab_behavior="focus")
+        self.cursor_blink = False  # each blink would be sent to the terminal
         self._earlier: list[str] = []
         self._at = 0
 

@@ -32,8 +32,16 @@ class Passage:
 def passage_rows(passage: Passage, width: int) -> list[str]:
     """The safe rows of a passage, of at most `width` cells."""
     lines = passage.text.replace("\r\n", "\n").split("\n")
-    rows = [row for line in lines[:MOST_LINES] for row in wrapped(safe_text(line, LONGEST_LINE), width)]
+    rows = [row for line in lines[:MOST_LINES] for row in _line_rows(safe_text(line, LONGEST_LINE), width)]
     return rows if len(lines) <= MOST_LINES else [*rows, f"… {len(lines) - MOST_LINES} more lines"]
+
+
+def _line_rows(line: str, width: int) -> list[str]:
+    """A line in rows that all have its indent, as code needs it; an indent of half the width is dropped."""
+    indent = len(line) - len(line.lstrip(" "))
+    if not 0 < indent < width // 2:
+        return wrapped(line, width)
+    return [" " * indent + row for row in wrapped(line[indent:], width - indent)]
 
 
 class TalkBody(ScrollView, can_focus=True):

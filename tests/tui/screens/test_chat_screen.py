@@ -97,12 +97,13 @@ async def test_two_models_answer_the_same_prompt_one_after_another(size: tuple[i
         assert not second.asked, "one after another"
         first.send(Piece(id=first.asked[0].id, text="Oslo, of", tokens=2))
         await until_seen(pilot, "Oslo, of")
-        first.finish("Oslo, of course")
+        first.finish("Oslo, of course\n    indented")
         await until(pilot, lambda: bool(second.asked), "the second model is asked")
         second.finish("Rome")
         await until_seen(pilot, "Rome")
         shown = picture(app)
         assert "Oslo, of course" in shown
+        assert "     indented" in shown
         assert "12 tokens, 5 tok/s, first after 0.50s" in shown
         assert first.asked[0].messages == second.asked[0].messages
         assert first.asked[0].messages[0] == {"role": "system", "content": "Be brief."}
@@ -110,7 +111,7 @@ async def test_two_models_answer_the_same_prompt_one_after_another(size: tuple[i
         await until(pilot, lambda: len(first.asked) == 2, "the next prompt")
         assert [turn["content"] for turn in first.asked[1].messages[1:]] == [
             "Which city?",
-            "Oslo, of course",
+            "Oslo, of course\n    indented",
             "And then?",
         ]
     assert all(model.closed for model in app.models)
