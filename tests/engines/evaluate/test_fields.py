@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from engines.evaluate import stage as evaluate
+from engines.evaluate import stage_tests
 from engines.events import Warned
 from engines.training.fitting import Fitting
 from recipes.problems import OperatorError
@@ -79,6 +80,16 @@ ELSEWHERE = {
     "files": "engines/evaluate/test_stage_tests.py::test_a_gate_on_a_files_metric",
 }
 """Fields whose effect is elsewhere, and the begin of the name of the test that has it."""
+CODE = "engines/evaluate/test_stage_tests.py::test_a_stage_runs_the_code_of_answers_only_where_it_is_allowed"
+ELSEWHERE |= {
+    "allow_code_execution": CODE,
+    "code_timeout_s": CODE,
+    "judge_command": "engines/evaluate/test_stage_tests.py::test_checks_with_settings_and_the_operators_program",
+    **dict.fromkeys(
+        ("judge_url", "judge_model", "judge_key_env", "judge_rubric"),
+        "engines/evaluate/test_fields.py::test_each_field_of_a_judge_reaches_it",
+    ),
+}
 INPUTS = ("model", "data")
 QUICK = ("data", "max_length", "split", "checks")
 """Fields that the short run has."""
@@ -172,6 +183,31 @@ def test_a_field_changed_alone_changes_what_is_measured_and_only_by_its_own_pass
     assert _measured(tmp_path / "two", changed, places, inputs) != one
     with read_as(EvaluateStage, name, getattr(EvaluateStage.model_validate(first), name)):
         assert _measured(tmp_path / "three", changed, places, inputs) == one
+
+
+JUDGE = {"judge_url": "http://127.0.0.1:9/v1", "judge_model": "m", "judge_key_env": "A", "judge_rubric": "short"}
+
+
+@pytest.mark.parametrize("name", [pytest.param("judge_url", marks=pytest.mark.thorough), *list(JUDGE)[1:]])
+def test_each_field_of_a_judge_reaches_it(name: str, tmp_path: Path, places: dict[str, Path]) -> None:
+    made: list[Any] = []
+
+    def stop(given: Any) -> Any:
+        made.append(given)
+        raise OperatorError("the judge is made")
+
+    first = {**STAGE, **TESTS, "checks": ["judge"], **JUDGE}
+    changed = {**first, name: "http://127.0.0.1:8/v1" if name == "judge_url" else "OTHER"}
+    inputs = {"model": "model", "data": "rows"}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(stage_tests, "ModelJudge", stop)
+        for number, values in enumerate((first, changed)):
+            _measured(tmp_path / str(number), values, places, inputs)
+        with read_as(EvaluateStage, name, first[name]):
+            _measured(tmp_path / "removed", changed, places, inputs)
+    assert len(made) == 3
+    assert made[0] != made[1]
+    assert made[0] == made[2]
 
 
 def test_every_field_has_its_proof() -> None:
