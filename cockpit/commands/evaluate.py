@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,8 @@ def run(args: argparse.Namespace) -> ExitCode:
     }
     live = sys.stderr.isatty() and not args.json
     needs = (*TRAIN, "xllamacpp") if str(job["model"]).endswith(".gguf") else TRAIN
-    return follow_job("engines.evaluate.job", job, lambda line: _show(line, live=live, as_json=args.json), needs)
+    pace = _Pace()
+    return follow_job("engines.evaluate.job", job, lambda line: _show(line, pace, live=live, as_json=args.json), needs)
 
 
 def _file(given: str | None, option: str) -> str | None:
@@ -302,7 +304,21 @@ def _whole(text: str, most: int) -> int:
     return int(text)
 
 
-def _show(line: dict[str, Any], *, live: bool, as_json: bool) -> None:
+class _Pace:
+    """The time that is left of what is counted, from the part that was done since it was first shown."""
+
+    def __init__(self) -> None:
+        self._unit, self._begin, self._began_s = "", 0, 0.0
+
+    def left_s(self, done: int, total: int, unit: str, now_s: float) -> float | None:
+        """Seconds; None until something was done."""
+        if unit != self._unit or done < self._begin:
+            self._unit, self._begin, self._began_s = unit, done, now_s
+        made = done - self._begin
+        return (now_s - self._began_s) / made * (total - done) if made else None
+
+
+def _show(line: dict[str, Any], pace: _Pace, *, live: bool, as_json: bool) -> None:
     match line:
         case {"error": error, "hint": hint}:
             say(f"cockpit: {safe_text(error, 8000)}" + (f"\n  {safe_text(hint, 400)}" if hint else ""), clear=live)
@@ -311,7 +327,9 @@ def _show(line: dict[str, Any], *, live: bool, as_json: bool) -> None:
         case {"phase": phase} if not as_json:
             say(safe_text(phase, 200), end="" if live else "\n", clear=live)
         case {"progress": {"done": done, "total": total, "unit": unit}} if live:
-            say(f"{done} of {total} {unit}", end="", clear=True)
+            left_s = pace.left_s(done, total, unit, time.monotonic())
+            left = "" if left_s is None else f", about {fmt.duration(left_s)} left"
+            say(f"{done} of {total} {unit}{left}", end="", clear=True)
         case {"result": result}:
             say("", end="", clear=live)
             if as_json:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cockpit.cli import main
-from cockpit.commands.evaluate import _lines
+from cockpit.commands.evaluate import _lines, _Pace
 from engines.words import ExitCode
 
 METRICS = {
@@ -74,6 +74,15 @@ def test_differing_answers_are_explained_by_the_gap_of_their_first_tokens() -> N
     assert "at most 0.50" in shown
     assert "the shorter one reached its end" in shown
     assert "\x1b" not in shown
+
+
+def test_the_time_left_is_that_of_the_part_that_was_done_since() -> None:
+    """Answers that were kept before took no time now."""
+    pace = _Pace()
+    assert pace.left_s(40, 100, "answers", 10.0) is None
+    assert pace.left_s(50, 100, "answers", 15.0) == 25.0
+    assert pace.left_s(0, 10, "verdicts", 20.0) is None
+    assert pace.left_s(4, 10, "verdicts", 22.0) == 3.0
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def test_a_file_answers_as_its_model_does_and_is_known_by_its_bytes(tmp_path: Pa
         ask(other, tasks(4), tmp_path / "gguf", lambda _d, _a: None)
 
 
+@pytest.mark.thorough
 def test_drawn_answers_of_a_file_are_the_same_each_time_and_one_likely_token_is_greedy(
     tmp_path: Path, base: Path
 ) -> None:
