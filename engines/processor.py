@@ -33,6 +33,22 @@ def native_bfloat16() -> str:
         return ""
 
 
+def machine_class(devices: Iterable[str] = (), cpuinfo: Path = _CPUINFO) -> str:
+    """What times depend on: the processor's name, the cores that may be used, and accelerators. Times of machines with
+    the same name can be compared.
+
+    Args:
+        devices: accelerators that compute.
+        cpuinfo: the kernel's description of the processor.
+    """
+    named = (line.partition(":") for line in _text(cpuinfo).splitlines())
+    names = {key.strip().lower(): value.strip() for key, _, value in named if value.strip()}
+    name = names.get("model name") or " ".join(
+        filter(None, [os.uname().machine, names.get("cpu implementer"), names.get("cpu part")])
+    )
+    return ", ".join([name, f"{usable_cores()} cores", *devices])
+
+
 def usable_cores(root: Path = Path("/")) -> int:
     """Physical cores that this process may use: by its affinity, and by the quota of its control groups.
 

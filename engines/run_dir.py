@@ -116,6 +116,18 @@ class RunDir:
     def exit_json(self) -> Path:
         return self.root / "exit.json"
 
+    def verdict(self, file_sha256: str, own_sha256: str) -> Path:
+        """A verdict on a file with this SHA-256, by its own; a later one does not replace it."""
+        return self.root / "verdicts" / f"{file_sha256}-{own_sha256[:16]}.json"
+
+    def verdicts_on(self, file_sha256: str) -> list[Path]:
+        """All verdicts on a file with this SHA-256."""
+        return sorted((self.root / "verdicts").glob(f"{file_sha256}-*.json"))
+
+    def shipped(self, name: str) -> Path:
+        """The folder of the report about a file."""
+        return self.root / "ship" / name
+
     @property
     def note(self) -> Path:
         """One line of the operator's about the run."""

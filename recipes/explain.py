@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from recipes.fields import FieldSpec, fields_of, keys_of, recipe_fields
+from recipes.fields import FieldSpec, fields_of, keys_of, recipe_fields, ship_fields
 from recipes.overrides import belongs, near_field
 from recipes.problems import closest, either, kind_of_value, shown
 from recipes.schema import Recipe
@@ -187,7 +187,7 @@ def _first_word(text: str) -> str:
 
 
 def _specs(tag: str | None) -> list[FieldSpec]:
-    return fields_of(tag) if tag else recipe_fields()
+    return fields_of(tag) if tag else [*recipe_fields(), *ship_fields()]
 
 
 def _keys_below(tag: str | None, loc: KeyPath) -> list[str]:

@@ -16,6 +16,7 @@ from recipes.problems import either
 from recipes.quantities import exact
 from recipes.schema import Recipe
 from recipes.setting import AtResume
+from recipes.ship.limits import ShipLimits
 from recipes.spelling import spell
 from recipes.stages.fields import ANY_OUTPUT
 from recipes.stages.registry import STAGE_TYPES, output_word
@@ -25,6 +26,9 @@ FieldKind = Literal["int", "float", "bool", "choice", "str", "list", "numbers", 
 IDENTITY = ("kind", "output")
 """Keys that decide the type of a stage; they are not fields."""
 
+
+TABLES = ("stage", "ship")
+"""Tables of a recipe that are no keys at its top."""
 
 _SECTIONS_FIRST = ("Stage", "Source", "Inputs", "Model", "Positions", "LoRA", "Quantization")
 _SECTIONS_LAST = ("Precision", "Evaluation", "Samples", "Checkpoints", "Guards", "Retry", "Gates", "Launch")
@@ -138,7 +142,7 @@ class FieldSpec:
 def _specs(model: type[BaseModel]) -> tuple[FieldSpec, ...]:
     found: list[FieldSpec] = []
     for name, info in model.model_fields.items():
-        if name in IDENTITY or (model is Recipe and name == "stage"):
+        if name in IDENTITY or (model is Recipe and name in TABLES):
             continue
         table = _table_of(info.annotation)
         if table is not None:
@@ -160,6 +164,11 @@ def fields_of(tag: str) -> list[FieldSpec]:
 def recipe_fields() -> list[FieldSpec]:
     """The keys at the top of a recipe."""
     return list(_specs(Recipe))
+
+
+def ship_fields() -> list[FieldSpec]:
+    """The keys of the table `[ship]`, each with `ship.` before its name."""
+    return _nested("ship", Recipe.model_fields["ship"], ShipLimits)
 
 
 def sections_of(tag: str) -> dict[str, list[FieldSpec]]:

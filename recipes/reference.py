@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recipes.fields import FieldSpec, fields_of, inputs_of, recipe_fields, sections_of
+from recipes.fields import FieldSpec, fields_of, inputs_of, recipe_fields, sections_of, ship_fields
 from recipes.file_types import FILE_TYPES, FileType
 from recipes.quantities import exact
 from recipes.schema import SCHEMA
@@ -48,6 +49,10 @@ On the command line, `--set atlas.learning_rate=2e-4`, `--set defaults.finetune.
 `[stage.retry]` with `max_attempts = 2` below the stage's other keys, or `retry.max_attempts = 2` among them.
 """
 
+_SHIP_INTRODUCTION = """\
+The limits of `cockpit ship RUN`, in a recipe or in a file of their own (`--limits FILE`). Nothing in a run reads them,
+and `--set` does not change them."""
+
 _FILE_TYPES_INTRODUCTION = """\
 The values of `file_types`, as llama.cpp names them. Bits per weight are those of the tensor type that most matrices
 get. The usual mean KL is that of Llama 3 8B on Wikitext-2, from llama.cpp's tools/perplexity/README.md; the measured KL
@@ -58,6 +63,7 @@ limit is only reported."""
 def reference_text() -> str:
     """The text of `REFERENCE.md`."""
     parts = [_INTRODUCTION, "## The recipe\n\n" + _table(recipe_fields())]
+    parts.append(f"## `[ship]`\n\n{_SHIP_INTRODUCTION}\n\n" + _table(_ship_keys()))
     for tag, model in STAGE_TYPES.items():
         kind, output = kind_of(tag), output_word(tag)
         title = f'kind = "{kind}"' + (f', output = "{output}"' if tag != kind else "")
@@ -65,6 +71,10 @@ def reference_text() -> str:
         parts.extend(f"### {tag}: {section}\n\n{_table(specs)}" for section, specs in sections_of(tag).items())
     parts.append(f"## GGUF file types\n\n{_FILE_TYPES_INTRODUCTION}\n\n{_file_types()}")
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _ship_keys() -> list[FieldSpec]:
+    return [replace(spec, path=spec.path.removeprefix("ship.")) for spec in ship_fields()]
 
 
 def stages_table() -> str:
@@ -128,6 +138,8 @@ def json_schema() -> dict[str, Any]:
     """
     top = {spec.path: _property(spec) for spec in recipe_fields()}
     top["schema"] = {"const": SCHEMA, "description": "Version of the recipe format."}
+    top["ship"] = _object(_properties(_ship_keys()), [])
+    top["ship"]["description"] = "What a file of the run must have shown before it ships."
     stages = [{"$ref": f"#/definitions/{tag}"} for tag in STAGE_TYPES]
     top["stage"] = {"type": "array", "minItems": 1, "maxItems": 256, "items": {"oneOf": stages}}
     top["defaults"] = _object({kind: _defaults(kind) for kind in STAGE_KINDS}, [])

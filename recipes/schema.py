@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Discriminator, Tag
 
 from recipes.setting import setting
+from recipes.ship.limits import ShipLimits
 from recipes.stages.fields import STAGE_NAME, StageFields, Strict
 from recipes.stages.registry import STAGE_TYPES, tag_of_stage, tag_of_table
 
@@ -85,5 +86,11 @@ class Recipe(Strict):
         le=3600,
         unit="seconds",
         help="Time after which on_success or on_failure is ended, with the processes that it has started.",
+    )
+    ship: ShipLimits = setting(
+        section="Recipe",
+        at_resume="change",
+        default_factory=ShipLimits,
+        help="What a file of the run must have shown before it ships; cockpit ship reads it.",
     )
     stage: list[Stage] = setting(section="Recipe", min_length=1, max_length=256, help="The stages.")

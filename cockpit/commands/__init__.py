@@ -30,6 +30,7 @@ PURPOSES = {
     "answers": "show the rows of an evaluation: failed, passed, changed against a baseline",
     "models": "list the models on this machine, and what can be done with each",
     "pull": "download a model from a hub into its cache, verified, at a fixed commit",
+    "ship": "judge whether a GGUF file may ship: one verdict, bound to its SHA-256, with a report",
     "metrics": "write the curves of a run as CSV, SVG or PNG",
     "note": "write a line about a run, which every list shows",
     "mv": "rename a run; what refers to it still finds it",
@@ -44,6 +45,7 @@ PURPOSES = {
 _FOLDERS = {
     "house": ("du", "metrics", "mv", "note", "prune", "rm"),
     "hub": ("models", "pull"),
+    "shipping": ("ship",),
     "sizing": ("plan",),
     "talk": ("answers", "blind", "chat"),
 }

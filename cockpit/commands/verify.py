@@ -13,12 +13,14 @@ import msgspec
 from cockpit.command_line.arguments import add_json
 from cockpit.command_line.parser import CommandParser
 from cockpit.planning.step_reader import first_difference, segments_of, trained_stages
-from cockpit.runs.find import find_run, runs_root
+from cockpit.runs.find import find_run, run_ids, runs_root
 from cockpit.runs.verify import Link, Verdict, check_descent, made_from
 from cockpit.schedule.resolved_recipe import RunRecipe
+from cockpit.shipping.verdict import FoundVerdict, find_verdict, read_key
 from cockpit.text.output import print_json, print_out
 from cockpit.text.safe_text import safe_text
 from engines.artifacts.manifest import MANIFEST
+from engines.files import file_sha256
 from engines.look.step_answer import Difference
 from engines.run_dir import RunDir, RunDirError, is_run_dir
 from engines.words import ExitCode
@@ -44,11 +46,14 @@ def declare(parser: CommandParser) -> None:
         metavar="RUN",
         help="a second run: compare the tokens that both trained on, and show where they first differ",
     )
+    parser.add_argument("--key", metavar="FILE", help="the secret with which `cockpit ship` signed a file's verdict")
     add_json(parser)
     parser.exit_codes = {
         ExitCode.DONE: "nothing is damaged; the two runs read the same tokens",
-        ExitCode.FAILED: "something is damaged; the two runs read different tokens",
+        ExitCode.FAILED: "something is damaged, or a file's verdict is another file's or was edited; the two runs read"
+        " different tokens",
         ExitCode.MISTAKE: "there is nothing to check",
+        ExitCode.REFUSED: "nothing is damaged, and the verdict on the file is that it must not ship",
     }
     parser.examples = (
         ("cockpit verify last", "Check every finished stage of the newest run."),
@@ -62,8 +67,10 @@ def run(args: argparse.Namespace) -> ExitCode:
     root = runs_root(args.runs_dir)
     if args.other is not None:
         return _compare(find_run(root, args.artifact), find_run(root, args.other), as_json=args.json)
+    key = read_key(args.key)
+    verdict = _verdict(root, args.artifact, key)
     links: dict[str, Link] = {}
-    for folder in folders_of(root, args.artifact):
+    for folder in _folders(root, args.artifact, verdict):
         for link in check_descent(folder, [root]):
             if link.id not in links:
                 links[link.id] = link
@@ -71,10 +78,50 @@ def run(args: argparse.Namespace) -> ExitCode:
                     print_out(_line(link), flush=True)
     damaged = [link for link in links.values() if link.verdict == "damaged"]
     if args.json:
-        print_json({"whole": not damaged, "links": [link.record() for link in links.values()]})
+        listed = [link.record() for link in links.values()]
+        shown = {} if verdict is None else {"verdict": verdict.record()}
+        print_json({"whole": not damaged, "links": listed, **shown})
     else:
         print_out("\n" + _summary(links.values()))
-    return ExitCode.FAILED if damaged else ExitCode.DONE
+        if verdict is not None:
+            print_out("\n".join(_of_verdict(verdict)))
+    if damaged or (verdict is not None and verdict.passed is None):
+        return ExitCode.FAILED
+    return ExitCode.DONE if verdict is None or verdict.passed else ExitCode.REFUSED
+
+
+def _folders(root: Path, artifact: str, verdict: FoundVerdict | None) -> list[Path]:
+    """The folders to check; none for a file of a run that is not here and that has its verdict beside it."""
+    try:
+        return folders_of(root, artifact)
+    except OperatorError:
+        if verdict is None:
+            raise
+        return []
+
+
+def _verdict(root: Path, artifact: str, key: bytes | None) -> FoundVerdict | None:
+    """The verdict on a file; None without one, or for a run or a folder."""
+    file = Path(artifact).expanduser().absolute()
+    if not file.is_file():
+        return None
+    inside = [RunDir(place) for place in file.parents if is_run_dir(place)]
+    runs = [*inside, *(RunDir(root / name) for name in run_ids(root))]
+    return find_verdict(file, file_sha256(file), runs, key)
+
+
+def _of_verdict(verdict: FoundVerdict) -> list[str]:
+    if verdict.passed is None:
+        return [f"✗ verdict {safe_text(verdict.path, 300)}", *(f"    {safe_text(p, 300)}" for p in verdict.problems)]
+    checks = [one for one in verdict.body.get("checks", []) if isinstance(one, dict)]
+    words = "may ship" if verdict.passed else "must not ship"
+    lines = [f"{'✓' if verdict.passed else '✗'} verdict: the file {words}, by {len(checks)} checks"]
+    lines += [
+        f"    {safe_text(one.get('name', ''), 80)}: {safe_text(one.get('reason', ''), 300)}"
+        for one in checks
+        if one.get("reason")
+    ]
+    return [*lines, *(f"    {safe_text(note, 300)}" for note in verdict.notes)]
 
 
 def _compare(one: RunDir, other: RunDir, *, as_json: bool) -> ExitCode:

@@ -74,16 +74,23 @@ class Figure:
     shapes: list[Line | Dot | Label] = field(default_factory=list)
 
 
-def figure_of(state: RunState, *, stages: Sequence[str] = (), log: Sequence[str] = ()) -> Figure:
+def figure_of(
+    state: RunState, *, stages: Sequence[str] = (), log: Sequence[str] = (), metrics: Sequence[str] = ()
+) -> Figure:
     """The charts of a run; without steps, a page that says so.
 
     Args:
         state: the fold of the run's journal.
         stages: only these; empty for all.
         log: metrics with a logarithmic value axis.
+        metrics: only these; empty for all.
     """
     panels = [
-        (stage, name) for stage in state.stages if not stages or stage.name in stages for name in _names(state, stage)
+        (stage, name)
+        for stage in state.stages
+        if not stages or stage.name in stages
+        for name in _names(state, stage)
+        if not metrics or name in metrics
     ][:MOST_PANELS]
     figure = Figure(WIDTH, HEAD + PANEL * max(1, len(panels)))
     title = f"{state.run_id}  {state.recipe}, {state.state}"

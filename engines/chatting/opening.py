@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engines.artifacts.adapter_folder import is_adapter
+from engines.artifacts.model_files import weights_of
 from engines.chatting.lines import Job, Loading
 from engines.chatting.manners import resident_bytes
 from engines.chatting.talk import Talk
@@ -51,7 +52,6 @@ def _folder(job: Job, threads: int, report: Callable[[Loading], None], warn: Cal
     import torch
 
     from engines.chatting.folder_talk import FolderTalk
-    from engines.evaluate.folder_answers import weights_of
     from engines.evaluate.model import base_of, load_model
     from engines.training.inputs import cached_folder
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.judging.answers import AnswerFile, Kept
 from engines.judging.task import Task
+from engines.processor import machine_class
 
 Waiting = Callable[[], None]
 Progress = Callable[[int, int], None]
@@ -68,6 +70,8 @@ def ask(
         OperatorError: the file has answers of another model or of other settings.
     """
     answers = AnswerFile(file, answerer.identity)
+    device = str(answerer.identity.get("device", "cpu"))
+    machine = machine_class([] if device == "cpu" else [device])
     try:
         progress(sum(task.key in answers.kept for task in tasks), len(tasks))
         missing = [(task, answerer.encode(task)) for task in tasks if task.key not in answers.kept]
@@ -83,7 +87,7 @@ def ask(
         for at in range(0, len(fitting), answerer.batch_size):
             waiting()
             for one in answerer.answer(fitting[at : at + answerer.batch_size], waiting):
-                answers.add(one)
+                answers.add(msgspec.structs.replace(one, machine=machine))
             progress(sum(task.key in answers.kept for task in tasks), len(tasks))
         return [answers.kept[task.key] for task in tasks]
     finally:

@@ -6,7 +6,6 @@ import hashlib
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from engines.artifacts.adapter_folder import ADAPTER_CONFIG
 from engines.evaluate.answers import end_ids
 from engines.evaluate.asking import Waiting
 from engines.evaluate.four_bits import precision_of
@@ -214,12 +212,6 @@ class FolderAnswers:
             cards = range(torch.cuda.device_count())
             found["peak_vram_bytes"] = float(sum(torch.cuda.max_memory_allocated(card) for card in cards))
         return found
-
-
-def weights_of(folders: Sequence[Path]) -> list[Path]:
-    """The files that decide what a model answers, in its folders: weights, config, adapter, tokenizer."""
-    names = ("*.safetensors", "config.json", ADAPTER_CONFIG, "tokenizer.json", "tokenizer.model")
-    return [file for folder in folders for name in names for file in sorted(folder.glob(name)) if file.is_file()]
 
 
 def _longest(model: Any) -> int:

@@ -140,7 +140,9 @@ def evaluate(job: Job, send: Send) -> dict[str, Any]:
     if found is not None:
         protocol = {**(done.protocol or target.identity()), "loss": found.protocol}
         done = replace(done, metrics={**metrics_of(found), **done.metrics}, protocol=protocol)
-    written = write_results(output, done, model=job.model, tests=tests)
+    written = write_results(
+        output, done, model=job.model, tests=tests, baseline=Path(job.baseline) if job.baseline else None
+    )
     return {**{key: value for key, value in written.items() if key != "rows"}, **_shown(done)}
 
 

@@ -13,7 +13,7 @@ from engines.evaluate.asking import Answerer, Progress, Waiting, ask
 from engines.evaluate.differences import explained
 from engines.files import file_sha256, write_text
 from engines.judging.checks import Judges, judge_ahead
-from engines.judging.compare import Baseline, Comparison, Row, compare
+from engines.judging.compare import Baseline, Comparison, Row, baseline_facts, compare
 from engines.judging.task import Task
 from engines.judging.totals import Judged, judged, totals
 
@@ -96,8 +96,17 @@ def named(value: float) -> float | str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def write_results(file: Path, evaluation: Evaluation, *, model: str, tests: Path | None) -> dict[str, Any]:
+def write_results(
+    file: Path, evaluation: Evaluation, *, model: str, tests: Path | None, baseline: Path | None = None
+) -> dict[str, Any]:
     """Write the results file, whole; returns what stands in it.
+
+    Args:
+        file: to write.
+        evaluation: what it contains.
+        model: its name.
+        tests: the test file; None where only loss was measured.
+        baseline: the results file that the evaluation was compared with.
 
     Raises:
         OSError: it cannot be written.
@@ -109,6 +118,8 @@ def write_results(file: Path, evaluation: Evaluation, *, model: str, tests: Path
         if tests is None
         else {"path": str(tests), "sha256": file_sha256(tests), "rows": len(evaluation.rows)},
         "protocol": dict(evaluation.protocol),
+        "machines": sorted({row.kept.machine for row in evaluation.rows if row.kept.machine}),
+        "baseline": None if baseline is None else baseline_facts(baseline),
         "metrics": {name: named(value) for name, value in evaluation.metrics.items()},
         "comparison": None if evaluation.comparison is None else evaluation.comparison.record(),
         "differences": evaluation.differences,

@@ -145,7 +145,8 @@ def _answers(ctx: StageContext[EvaluateStage], answerer: Answerer) -> Path:
 def _write(
     ctx: StageContext[EvaluateStage], done: Evaluation, model: str, tests: Path, name: str, answerer: Answerer
 ) -> Artifact:
-    write_results(ctx.out / name, done, model=model, tests=tests)
+    baseline = _file_in(ctx, "baseline", RESULTS_JSON) if "baseline" in ctx.inputs else None
+    write_results(ctx.out / name, done, model=model, tests=tests, baseline=baseline)
     kept = answers_beside(ctx.out / name)
     shutil.copyfile(_answers(ctx, answerer), kept)
     fsync_file(kept)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from engines.artifacts.adapter_folder import is_adapter
+from engines.artifacts.model_files import sha256_of, weights_of
 from engines.evaluate.asking import Answerer
-from engines.evaluate.folder_answers import FolderAnswers, weights_of
+from engines.evaluate.folder_answers import FolderAnswers
 from engines.evaluate.gguf_answers import GgufAnswers
 from engines.evaluate.model import LoadedModel, base_of, load_model
 from engines.files import file_sha256
@@ -164,11 +164,3 @@ def open_target(
 def _files_of(folder: Path) -> list[Path]:
     """The files that decide what a folder answers; of an adapter, also those of its base model."""
     return weights_of([folder, base_of(folder)] if is_adapter(folder) else [folder])
-
-
-def sha256_of(files: Sequence[Path]) -> str:
-    """SHA-256 (hex) of the contents of files, by their names; a single file has its own."""
-    if len(files) == 1:
-        return file_sha256(files[0])
-    text = "".join(f"{file.name} {file_sha256(file)}\n" for file in files)
-    return hashlib.sha256(text.encode()).hexdigest()

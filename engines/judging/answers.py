@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         batch: prompts that were answered together.
         problem: why the model could not be asked; empty if it was.
         ids: the new tokens, the one that ended the answer included.
+        machine: on which it was answered, as `engines.processor.machine_class` names it.
     """
 
     key: str
@@ -48,6 +50,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     batch: int = 1
     problem: str = ""
     ids: list[int] = []
+    machine: str = ""
 
 
 class AnswerFile:
@@ -153,6 +156,29 @@ def kept_moment(path: Path) -> str:
     identity = header.get("identity")
     found = identity.get("moment") if isinstance(identity, dict) else None
     return found if isinstance(found, str) else ""
+
+
+def kept_answers(path: Path) -> tuple[dict[str, Any], dict[str, Kept]]:
+    """The identity and the answers of a finished file, by the keys of their tasks; lines that cannot be read are left
+    out.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a file of answers.
+    """
+    lines = _lines(path)
+    try:
+        header = msgspec.json.decode(next(lines, b""), type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError("not a file of answers") from error
+    if header.get("format") != FORMAT or not isinstance(header.get("identity"), dict):
+        raise ValueError("not a file of answers")
+    kept = {}
+    for line in lines:
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            one = msgspec.json.decode(line, type=Kept)
+            kept[one.key] = one
+    return header["identity"], kept
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.files import file_sha256
 from engines.json_text import read_json
 from engines.judging.shares.counts import mcnemar, paired_shares
 from engines.judging.statistics import paired_bootstrap
@@ -134,6 +135,26 @@ def read_baseline(file: Path) -> Baseline:
     if not rows:
         raise OperatorError(f"{name} has no rows that passed or failed", hint)
     return Baseline(rows, moment if isinstance(moment, str) else "")
+
+
+def baseline_facts(file: Path) -> dict[str, str]:
+    """Which results a file has: `path`, `sha256`, `name` and identity (`model`) of the model, its template, and the
+    SHA-256 of its `tests`.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    value = read_json(file, MAX_RESULTS_BYTES)
+    protocol, tests = value.get("protocol"), value.get("tests")
+    protocol, tests = (one if isinstance(one, dict) else {} for one in (protocol, tests))
+    return {
+        "path": str(file),
+        "sha256": file_sha256(file),
+        "name": str(value.get("model", "")),
+        "model": str(protocol.get("model", "")),
+        "template": str(protocol.get("template", "")),
+        "tests": str(tests.get("sha256", "")),
+    }
 
 
 def _row(given: dict[str, Any]) -> Row:

@@ -1,0 +1,1 @@
+"""The command that judges whether a file may ship."""
