@@ -10,9 +10,9 @@ import msgspec
 
 from cockpit.command_line.parser import CommandParser
 from cockpit.forms.rows_target import find_rows
+from cockpit.forms.step_reader import rows_of_step, trained_stages
 from cockpit.headless.row_lines import facts_line, row_lines
 from cockpit.planning.row_reader import RowReader
-from cockpit.planning.step_reader import rows_of_step, trained_stages
 from cockpit.runs.find import find_run, runs_root
 from cockpit.text.output import print_json_lines, print_out, say
 from cockpit.text.safe_text import safe_text

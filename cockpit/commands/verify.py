@@ -12,7 +12,7 @@ import msgspec
 
 from cockpit.command_line.arguments import add_json
 from cockpit.command_line.parser import CommandParser
-from cockpit.planning.step_reader import first_difference, segments_of, trained_stages
+from cockpit.forms.step_reader import first_difference, segments_of, trained_stages
 from cockpit.runs.find import find_run, run_ids, runs_root
 from cockpit.runs.verify import Link, Verdict, check_descent, made_from
 from cockpit.schedule.resolved_recipe import RunRecipe

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cockpit.commands.verify import run as verify
-from cockpit.planning.step_reader import rows_of_step, segments_of, trained_stages
+from cockpit.forms.step_reader import rows_of_step, segments_of, trained_stages
 from engines.events import CheckpointCommitted
 from engines.finetune.rows import ExampleDataset, PackedDataset
 from engines.look.step_answer import Segment
