@@ -238,7 +238,7 @@ def tables(found: dict[str, dict[str, Any]], by_hand: dict[str, bool]) -> str:
     lines += ["", "First differences of the F16 files from the folder in float32:", ""]
     lines += ["| file | row | token | folder | file | gap of logits |", "|---|---|--:|---|---|--:|"]
     for name in ("before, F16", "after, F16"):
-        for one in found[name].get("differences") or []:
+        for one in found.get(name, {}).get("differences") or []:
             words = [one["baseline"], one["model"]]
             gap = "" if one["gap"] is None else f"{one['gap']:.4f}"
             lines.append(f"| {name} | {one['name']} | {one['at']} | {words[0]!r} | {words[1]!r} | {gap} |")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.files import open_regular
+from engines.judging.shares.counts import wilson
 from recipes import quantities
 from recipes.load import LoadedRecipe
 from recipes.problems import Problem
@@ -60,7 +61,7 @@ def gate_notes(loaded: LoadedRecipe) -> list[str]:
             least = min(one.rows, _least(one.gate.value, one.rows, strict=one.gate.op == ">"))
             notes.append(
                 f"{one.stage.name}: {one.gate.metric} {one.gate.op} {quantities.number(one.gate.value)} needs {least}"
-                f" of {one.rows} rows, which proves at least {_percent(_wilson_low(least, one.rows))} at 95 %;"
+                f" of {one.rows} rows, which proves at least {_percent(wilson(least, one.rows).low)} at 95 %;"
                 f" {_LOW}{one.gate.metric.removeprefix(_SHARE)} is that number"
             )
     return notes
@@ -90,14 +91,7 @@ def _rows(place: Path, split: str) -> int:
 
 
 def _highest_low(rows: int) -> float:
-    return rows / (rows + _Z2)
-
-
-def _wilson_low(passed: int, rows: int) -> float:
-    """The lower end of Wilson's interval, as `engines.judging.statistics.wilson` computes it."""
-    share, spread = passed / rows, _Z2 / rows
-    half = math.sqrt(_Z2) * math.sqrt(share * (1 - share) / rows + spread / (4 * rows))
-    return max(0.0, (share + spread / 2 - half) / (1 + spread))
+    return wilson(rows, rows).low
 
 
 def _needed(low: float) -> int:
