@@ -40,7 +40,7 @@ def _product(name: str, work: Callable[[], dict[str, Any]], stage: str) -> dict[
     try:
         return {**work(), **product.told(name, stage)}
     finally:
-        runs.end_leftovers()
+        runs.end_engine(runs.journal_so_far(name), stage)
 
 
 def _tuned(name: str, shape: str = "7b", **more: Any) -> Callable[[], dict[str, Any]]:

@@ -34,7 +34,8 @@ def prepare(_out: Path) -> dict[str, Any]:
     lines = [json.loads(one) for one in (output_of("questions") / "train.jsonl").read_text().splitlines()]
     folder = WORK / "pairs"
     folder.mkdir(exist_ok=True)
-    rows = [_pair(one["messages"], lines[number - 1]["messages"]) for number, one in enumerate(lines)]
+    pairs = [_pair(one["messages"], lines[number - 1]["messages"]) for number, one in enumerate(lines)]
+    rows = [one for one in pairs if one["chosen"] != one["rejected"]]
     for name, some in (("train", rows[:-40]), ("val", rows[-40:])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     return {"tokenizer": sorted(one.name for one in tokenizer_folder().iterdir()), "pairs": len(rows)}
@@ -61,21 +62,21 @@ def rows_folder(name: str) -> Path:
 
 
 def weights(name: str) -> dict[str, Any]:
-    """Random weights of Qwen2's kind in bfloat16, made on the card, and rows that fit the training."""
+    """Random weights of Qwen2.5's shapes in bfloat16, as a Llama with biases,, made on the card, and rows that fit the training."""
     import torch
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     job, folder, source = tuning(name, smoke=SMOKE), model_folder(name), tokenizer_folder()
     tokenizer = AutoTokenizer.from_pretrained(str(source))
-    config = Qwen2Config(
-        **job.shape.fields(), max_position_embeddings=32_768, rope_theta=1e6, tie_word_embeddings=False,
+    config = LlamaConfig(
+        **job.shape.fields(), max_position_embeddings=32_768, rope_theta=1e6, tie_word_embeddings=False, attention_bias=True,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, dtype="bfloat16",
     )  # fmt: skip
     began = time.monotonic()
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = Qwen2ForCausalLM(config)
+        model = LlamaForCausalLM(config)
     torch.set_default_dtype(torch.float32)
     built_s = time.monotonic() - began
     folder.mkdir(parents=True, exist_ok=True)

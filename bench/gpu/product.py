@@ -15,6 +15,8 @@ from bench.gpu.shapes import PROJECTIONS, RANK, pretraining, tuning
 
 def gated(name: str, first_profiled: int | None) -> dict[str, str]:
     """The environment of a run that waits for its turn, and is profiled after this step."""
+    for old in RAW.glob(f"profile-{name}.*"):
+        old.unlink()
     found = {"TRIAL_GATE": name, "TRIAL_GATE_FOLDER": str(GATE)}
     if first_profiled is not None:
         found |= {"TRIAL_PROFILE": str(RAW / f"profile-{name}"), "TRIAL_PROFILE_AFTER": str(first_profiled)}
@@ -66,6 +68,10 @@ def _followed(name: str, child: Any, stage: str, step: int, *, compiled: bool, k
     while not (GATE / f"{name}.go").exists() and child.poll() is None:
         time.sleep(0.05)
     runs.wait_for_step(name, child, stage, step, (110 if compiled else 60) * SLOW)
+    profile = RAW / f"profile-{name}.json"
+    until = time.monotonic() + 10
+    while profile.with_suffix(".cpu.txt").exists() and not profile.exists() and time.monotonic() < until:
+        time.sleep(0.05)  # its last step is over, and what it found is being written
     if keep:
         runs.finish(child, 25)
     events = runs.journal(name)
