@@ -29,6 +29,8 @@ NOT_OURS = {
     "_load_rng_state": "transformers.Trainer",
     "_load_from_checkpoint": "transformers.Trainer",
     "_is_mkldnn_bf16_supported": "torch.ops.mkldnn",
+    "_flash_attention_forward": "torch.ops.aten",
+    "_flash_attention_backward": "torch.ops.aten",
     "_last_lr": "torch schedulers",
     "_metrics": "trl.DPOTrainer",
     "_prepare_inputs": "transformers.Trainer",

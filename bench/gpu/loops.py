@@ -9,6 +9,7 @@ attention that keeps rows apart. In both, answers only go through the head. From
 from __future__ import annotations
 
 import inspect
+import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -22,6 +23,7 @@ from bench.gpu.shapes import PROJECTIONS, RANK, Pretraining, Tuning, pretraining
 Row = tuple[list[int], list[int]]
 IGNORED = -100
 ROUND_STEPS, ROUND_WARM = 12, 3
+WAYS = tuple(os.environ.get("TRIAL_WAYS", "flat,padded").split(","))
 
 
 class _Rows:
@@ -69,7 +71,7 @@ def ordered(rows: list[Row], window: int) -> list[Row]:
 
 
 def tune(name: str) -> dict[str, Any]:
-    """LoRA in bfloat16 with float32 adapters, both layouts in one process, one after the other, twice."""
+    """LoRA in bfloat16 with float32 adapters, the layouts in one process, one after the other, twice."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
@@ -95,7 +97,7 @@ def tune(name: str) -> dict[str, Any]:
     steps = min(ROUND_STEPS, job.steps)
     found: dict[str, Any] = {}
     for turn in (1, 2):
-        for way in ("flat", "padded"):
+        for way in WAYS:
             core = model.get_base_model()
             core.set_attn_implementation("trial_apart" if way == "flat" else "sdpa")
             layout = _flat if way == "flat" else _padded

@@ -7,7 +7,9 @@ import json
 import os
 import random
 import shutil
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,18 +150,19 @@ def read_labelled(name: str) -> list[tuple[list[int], list[int]]]:
 
 
 def material(name: str) -> dict[str, Any]:
-    """Weights and rows."""
-    return {**write_rows(name), **weights(name)}
+    """Weights, and rows if none were brought along."""
+    rows = {} if (WORK / f"labelled-{name}.json").is_file() else write_rows(name)
+    return {**rows, **weights(name)}
 
 
 def random_shards(vocabulary: int, tokens: int) -> Path:
     """Random ids in the product's own format, with a vocabulary of the wanted size."""
     import numpy as np
 
-    folder = WORK / f"shards-{vocabulary}-{tokens}"
-    if (folder / "tokens.json").is_file():
-        return folder
-    folder.mkdir(parents=True)
+    whole = WORK / f"shards-{vocabulary}-{tokens}"
+    if whole.is_dir():
+        return whole
+    folder = Path(tempfile.mkdtemp(dir=WORK))  # another job may make the same at the same time
     shutil.copytree(tokenizer_folder(), folder / "tokenizer")
     ids = np.random.default_rng(0).integers(5, vocabulary, tokens).astype("<u2")
     (folder / "train.bin").write_bytes(ids.tobytes())
@@ -167,5 +170,7 @@ def random_shards(vocabulary: int, tokens: int) -> Path:
     made = json.loads((output_of("shards") / "tokens.json").read_text())
     split = dict(tokens=tokens, documents=1, file="train.bin", index="train.idx", sha256=hashlib.sha256(ids.tobytes()).hexdigest())
     (folder / "tokens.json").write_text(json.dumps({**made, "dtype": "uint16", "vocab_size": vocabulary, "splits": {"train": split}}))
-    return folder
+    with suppress(OSError):
+        folder.rename(whole)
+    return whole
 

@@ -105,7 +105,7 @@ FULL_TUNING = {
 }
 FULL_PRETRAINING = {
     "150m": Pretraining(Shape(32_000, 768, 3072, 14, 12, 4)),
-    "1500m": Pretraining(Shape(32_000, 2048, 7680, 24, 16, 8), batch=4, accumulation=2, counted=18, steps=20),
+    "1500m": Pretraining(Shape(32_000, 2048, 7680, 24, 16, 8), batch=4, accumulation=2, counted=18, steps=21),
 }
 TINY_TUNING = {name: Tuning(SMALL, low=40, high=128, accumulation=2, warm=2, counted=5, steps=8) for name in FULL_TUNING}
 TINY_PRETRAINING = {

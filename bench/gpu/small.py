@@ -102,6 +102,12 @@ def narrow(**more: Any) -> list[dict[str, Any]]:
     return [base_stage(bf16=True, **more), tuned_stage(**more)]
 
 
+def tuned_alone(name: str, *, kill: bool = False, **more: Any) -> dict[str, Any]:
+    """LoRA over the base model of the whole way."""
+    stages = [tuned_stage(model=str(output_of("base", "whole")), **more)]
+    return killed(name, stages) if kill else done(name, stages)
+
+
 def four_bits() -> dict[str, Any]:
     """A 4-bit base on the card and on the CPU, in float32, over one and the same base model."""
     base = _base_of_the_whole_way()
@@ -171,7 +177,8 @@ def comparison() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for one, other in (
         ("whole", "oncpu"), ("whole", "floatkilled"), ("narrow", "narrowagain"), ("narrow", "narrowkilled"),
-        ("fixed", "fixedagain"), ("fixed", "fixedkilled"),
+        ("fixed", "fixedagain"), ("fixed", "fixedkilled"), ("alone", "aloneagain"), ("alone", "alonekilled"),
+        ("aloneexact", "alonecpu"),
     ):  # fmt: skip
         found |= against(one, other, both)
     for name in ("whole", "narrow", "fixed"):

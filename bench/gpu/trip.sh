@@ -12,7 +12,10 @@ unpack() { # there may be no xz
 }
 [ ! -f "$here/site.tar.xz" ] || unpack "$here/site.tar.xz" "$site" &
 unpack "$here/product.tar.xz" "$TRIAL_REPO" || exit
+[ ! -f "$here/material.tar.xz" ] || unpack "$here/material.tar.xz" / # made before the visit: rows, tokens, a small model
 wait
+python3 -m compileall -q -j 0 "$site" "$TRIAL_REPO" >"$OUT/compiled.txt" 2>&1 # else every process compiles for itself
+rm -f "$OUT/compiled.txt"
 export PYTHONPATH=$TRIAL_REPO:$site HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
 # transformers' Trainer imports datasets where it is found: one for another pyarrow would end every stage.
 python3 -c 'import datasets' 2>"$OUT/datasets.txt" || {

@@ -32,6 +32,8 @@ from engines.words import EndReason
 from recipes.stages.fields import DeviceFields, StageFields
 from recipes.stages.registry import row_of, tag_of_stage
 
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Variables with the settings of torch's allocator on a GPU: its present name and its earlier one."""
 MAX_IDENTITY_BYTES = 4096
 
 
@@ -98,6 +100,9 @@ def engine_environment(run: RunDir, stage: StageFields) -> dict[str, str]:
     environment["PYTHONUNBUFFERED"] = "1"
     # A thread that waits for the others must not spin: beside another engine, that costs most of both engines' time.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not any(name in environment for name in _ALLOCATOR):
+        # Sequences of many lengths otherwise leave twice the memory that a training needs in pieces of the wrong sizes.
+        environment[_ALLOCATOR[0]] = "expandable_segments:True"
     environment["OMP_NUM_THREADS"] = str(engine_threads(stage))
     if isinstance(stage, DeviceFields) and stage.devices:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(stage.devices)

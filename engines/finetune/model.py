@@ -17,6 +17,7 @@ from engines.data.tokenizer_class import check_tokenizer_class
 from engines.exhausted_memory import exhausted_memory
 from engines.files import refuse_special_files
 from engines.finetune import unsloth_model
+from engines.finetune.adapted_linear import join_products
 from engines.finetune.added_tokens import ends_of
 from engines.finetune.loftq import initialize
 from engines.json_text import read_object
@@ -191,6 +192,8 @@ def add_adapter(model: Any, stage: FinetuneStage, base: Path, added_tokens: Sequ
             parameter.data = parameter.data.float()
     if loftq:
         initialize(adapted, base)
+    if stage.backend == "hf" and not stage.torch_compile and next(adapted.parameters()).is_cuda:
+        join_products(adapted)  # compiled code joins what can be joined itself
     if stage.gradient_checkpointing and stage.backend == "hf":
         adapted.enable_input_require_grads()  # the base is frozen: without it no gradient reaches the adapters
     return adapted

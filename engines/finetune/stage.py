@@ -202,6 +202,8 @@ def load_model(ctx: StageContext[FinetuneFields], base: Path, precision: Precisi
     )
     if quantization is not None:
         require_four_bits(model, base)
+    elif stage.backend == "hf" and torch.cuda.is_available():
+        model.to("cuda")  # what is tried with the model before its training is tried on the device of its training
     if not is_causal(model):
         raise OperatorError(
             f"model — {base} is not a causal language model: a later token changes the logits of earlier ones",

@@ -35,6 +35,7 @@ _STANDARD = "ForCausalLMLoss"
 _PROBED = 6
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
+Nll = Callable[[torch.Tensor, torch.Tensor, float, str], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ class LabelLoss:
         self._selects = "logits_to_keep" in inspect.signature(self._core.forward).parameters
         self._head: Head | None = None
         self._probed = False
+        self._nll: Nll = _nll
+
+    def compile(self) -> None:
+        """Compute the loss of chunks of logits, and its gradient, in compiled code from now on."""
+        self._nll = torch.compile(_nll)
 
     def total(self, model: Any, batch: Mapping[str, Any], label_smoothing: float = 0.0) -> torch.Tensor:
         """Sum over the labelled tokens, in nats; a float32 scalar with gradients.
@@ -95,7 +101,7 @@ class LabelLoss:
         hidden = self._hidden(head, batch)[:, at].flatten(0, 1)
         rows, wanted = _labelled(hidden, targets, batch)
         result: torch.Tensor = _ChunkedTotal.apply(
-            rows, wanted, head, max(1, self._most // self._vocabulary()), label_smoothing, *head.trained
+            rows, wanted, head, max(1, self._most // self._vocabulary()), label_smoothing, self._nll, *head.trained
         )
         return result
 
@@ -152,6 +158,7 @@ class _ChunkedTotal(torch.autograd.Function):
         head: Head,
         size: int,
         label_smoothing: float,
+        nll: Nll,
         *trained: torch.nn.Parameter,
     ) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -160,7 +167,7 @@ class _ChunkedTotal(torch.autograd.Function):
         for some, labels in zip(hidden.detach().split(size), targets.split(size), strict=True):
             with torch.enable_grad():
                 leaf = some.requires_grad_()
-                loss = _nll(head.logits(leaf), labels, label_smoothing, "sum")
+                loss = nll(head.logits(leaf), labels, label_smoothing, "sum")
             first, *others = torch.autograd.grad(loss, [leaf, *trained], allow_unused=True)
             parts.append(first)
             for so_far, one in zip(gradients, others, strict=True):
@@ -173,7 +180,7 @@ class _ChunkedTotal(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, above: torch.Tensor) -> Any:
         hidden, *trained = ctx.saved_tensors
-        return (above.to(hidden.dtype) * hidden, None, None, None, None, *(above * one for one in trained))
+        return (above.to(hidden.dtype) * hidden, None, None, None, None, None, *(above * one for one in trained))
 
 
 def counted(labels: torch.Tensor) -> dict[str, Any]:

@@ -125,6 +125,9 @@ class Session:
         self.ctx.phase(self._setup())
         if self.stage.torch_compile:
             compile_layers(self.task.model, same_lengths=self.task.full)
+            loss = getattr(self.trainer, "label_loss", None)
+            if loss is not None and self.trainer.args.device.type == "cuda":
+                loss.compile()
         if self.task.bf16:
             keep_input_types(self.task.model)
         self.ctx.phase("first step")
