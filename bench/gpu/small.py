@@ -163,6 +163,8 @@ def against(one: str, other: str, stages: list[str]) -> dict[str, Any]:
     first, second = runs.journal_so_far(one), runs.journal_so_far(other)
     found = {}
     for stage in stages:
+        if not runs.losses(first, stage) or not runs.losses(second, stage):
+            continue
         found[f"{stage}: {one} and {other}"] = {
             "loss, first steps": runs.apart(runs.losses(first, stage), runs.losses(second, stage), AGREED_STEPS),
             "loss": runs.apart(runs.losses(first, stage), runs.losses(second, stage)),
@@ -184,6 +186,8 @@ def comparison() -> dict[str, Any]:
     for name in ("whole", "narrow", "fixed"):
         for stage in both:
             steps = runs.of_kind(runs.journal_so_far(name), "step", stage)
+            if not steps:
+                continue
             found[f"{stage}: steps a second, {name}"] = round(
                 len(steps) / max(1e-9, sum(one["step_s"] for one in steps)), 1
             )

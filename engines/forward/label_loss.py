@@ -16,11 +16,15 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from engines.forward.arrangement import causal_model
+from engines.forward.rows_attention import one_row
 
 IGNORED = -100
 """Label of a position that the loss does not count (torch's own convention)."""
 MOST_LOGITS = 1 << 26
 """Largest number of logits at once: 256 MiB as float32."""
+_SHARE_OF_CARD = 512
+"""Bytes of a GPU's memory for each logit at once: a large one computes a small chunk faster than a processor starts the
+next, and a chunk takes at most 16 bytes a logit, a 32nd of the memory."""
 SCORED_AT = "scored_at"
 """Key of a batch: the positions whose logits predict a label of any row, int64 [positions]. A collate function knows
 them without waiting for the device."""
@@ -70,16 +74,33 @@ def rows_of(batch: Mapping[str, Any]) -> list[dict[str, torch.Tensor]]:
     ]
 
 
+def most_on(device: torch.device) -> int:
+    """The largest number of logits at once on a device."""
+    if device.type != "cuda":
+        return MOST_LOGITS
+    return most_of(torch.cuda.get_device_properties(device).total_memory)
+
+
+def most_of(card_bytes: int) -> int:
+    """The same for a GPU of so much memory."""
+    return max(MOST_LOGITS, card_bytes // _SHARE_OF_CARD)
+
+
 class LabelLoss:
     """The loss of one model. It finds out once what the model offers, at the first batch that needs it."""
 
-    def __init__(self, model: Any, most_logits: int = MOST_LOGITS) -> None:
+    def __init__(self, model: Any, most_logits: int | None = None) -> None:
         self._core = causal_model(model)
-        self._most = most_logits
+        self._most = most_logits or most_on(next(model.parameters()).device)
         self._selects = "logits_to_keep" in inspect.signature(self._core.forward).parameters
         self._head: Head | None = None
         self._probed = False
         self._nll: Nll = _nll
+
+    @property
+    def in_chunks(self) -> bool:
+        """Whether a batch needed chunks of logits, and the model's head can be called alone for them."""
+        return self._head is not None
 
     def compile(self) -> None:
         """Compute the loss of chunks of logits, and its gradient, in compiled code from now on."""
@@ -265,8 +286,9 @@ def _gives_the_same(head: Head, model: Any, vocabulary: int) -> bool:
     was_training = bool(model.training)
     model.eval()
     try:
-        own = model(input_ids=ids, use_cache=False).logits.float()
-        here = head.logits(head.backbone(input_ids=ids, use_cache=False).last_hidden_state).float()
+        with one_row():  # the batch that needs the head may be several
+            own = model(input_ids=ids, use_cache=False).logits.float()
+            here = head.logits(head.backbone(input_ids=ids, use_cache=False).last_hidden_state).float()
     except (RuntimeError, ValueError, TypeError, AttributeError):
         return False
     finally:

@@ -48,6 +48,17 @@ def rows_in_sequence(lengths: Sequence[int]) -> Iterator[None]:
         _Present.bounds, _Present.several, _Present.ends = before
 
 
+@contextmanager
+def one_row() -> Iterator[None]:
+    """Sequences meanwhile are one row each, also within `rows_in_sequence`."""
+    before = _Present.bounds, _Present.several, _Present.ends
+    _Present.bounds, _Present.several, _Present.ends = (), False, None
+    try:
+        yield
+    finally:
+        _Present.bounds, _Present.several, _Present.ends = before
+
+
 def rows_now() -> Sequence[tuple[int, int]] | None:
     """Where the rows of the present sequence begin and end; None for a sequence that is one row."""
     return _Present.bounds
@@ -88,6 +99,9 @@ def _each_row(
 def _within_rows(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
 ) -> torch.Tensor:
+    tokens = _Present.bounds[-1][1] if _Present.bounds else 0
+    if query.shape[2] != tokens:  # a kernel would read beyond the sequence
+        raise ValueError(f"a sequence of {query.shape[2]} tokens where the rows have {tokens}")
     is_causal = kwargs.get("is_causal")
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     if flash_rows.takes(query, key, dropout=float(kwargs.get("dropout") or 0.0), is_causal=causal):

@@ -61,3 +61,14 @@ def test_threads_that_wait_do_not_spin_and_the_operator_s_setting_has_priority(
     assert engine_environment(run, second)["OMP_NUM_THREADS"] == "3"
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert engine_environment(run, first)["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_torch_s_allocator_joins_its_pieces_unless_the_operator_has_set_it(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, names = RunRecipe.read(run).stage("part-1"), ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    assert engine_environment(run, stage)[names[0]] == "expandable_segments:True"
+    monkeypatch.setenv(names[1], "max_split_size_mb:128")
+    assert names[0] not in engine_environment(run, stage)
