@@ -24,7 +24,7 @@ from typing import Any
 from bench.gpu import loops, material, probing, product, report, runs, small
 from bench.gpu.place import GATE, RAW, REPO, RESULTS, RUNS, SLOW, WORK, environment, result_of, say, tail
 
-COMPILED = {"torch_compile": True}
+COMPILED: dict[str, Any] = {"torch_compile": True}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,12 @@ JOBS = {
     "material-14b": Job(lambda: material.material("14b"), 150),
     "whole": Job(small.whole_way, 110),
     "oncpu": Job(small.on_cpu, 110),
-    "floatkilled": Job(lambda: small.killed("floatkilled", [small.base_stage(**small.EXACT), small.tuned_stage(**small.EXACT, lora_dropout=0.0)]), 110),
+    "floatkilled": Job(
+        lambda: small.killed(
+            "floatkilled", [small.base_stage(**small.EXACT), small.tuned_stage(**small.EXACT, lora_dropout=0.0)]
+        ),
+        110,
+    ),
     "narrow": Job(lambda: small.done("narrow", small.narrow()), 110),
     "narrowagain": Job(lambda: small.done("narrowagain", small.narrow()), 110),
     "narrowkilled": Job(lambda: small.killed("narrowkilled", small.narrow()), 110),
@@ -69,7 +74,18 @@ JOBS = {
     "aloneagain": Job(lambda: small.tuned_alone("aloneagain"), 80),
     "alonekilled": Job(lambda: small.tuned_alone("alonekilled", kill=True), 100),
     "aloneexact": Job(lambda: small.tuned_alone("aloneexact", **small.EXACT, lora_dropout=0.0), 80),
-    "alonecpu": Job(lambda: small.done("alonecpu", [small.tuned_stage(model=str(material.output_of("base", "whole")), **small.EXACT, lora_dropout=0.0, threads=4)], **small.ON_CPU), 80),
+    "alonecpu": Job(
+        lambda: small.done(
+            "alonecpu",
+            [
+                small.tuned_stage(
+                    model=str(material.output_of("base", "whole")), **small.EXACT, lora_dropout=0.0, threads=4
+                )
+            ],
+            **small.ON_CPU,
+        ),
+        80,
+    ),
     "toolarge": Job(small.too_large, 110),
     "fourbits": Job(small.four_bits, 90),
     "preferences": Job(small.preferences, 90),
@@ -89,15 +105,29 @@ JOBS = {
     "pre1500": Job(_from_scratch("pre1500", "1500m"), 110, "pre1500"),
     "pre1500-compiled": Job(_from_scratch("pre1500compiled", "1500m", **COMPILED), 150, "pre1500compiled"),
     "pre1500-loops": Job(lambda: loops.pretrain("1500m"), 150, "pretrain-loops-1500m"),
-}  # fmt: skip
+}
 GROUPS = {
     "machine": ["probe", "prepare"],
-    "small": ["whole", "oncpu", "floatkilled", "narrow", "narrowagain", "narrowkilled", "fixed", "fixedagain", "fixedkilled", "toolarge", "material-7b", "fourbits", "preferences"],
+    "small": [
+        "whole",
+        "oncpu",
+        "floatkilled",
+        "narrow",
+        "narrowagain",
+        "narrowkilled",
+        "fixed",
+        "fixedagain",
+        "fixedkilled",
+        "toolarge",
+        "material-7b",
+        "fourbits",
+        "preferences",
+    ],
     "after": ["comparison"],
     "alone": ["alone", "aloneagain", "alonekilled", "aloneexact", "alonecpu", "material-7b"],
     "lora": ["lora", "lora-loops", "pre150", "pre150-compiled", "pre150-loops"],
     "large": ["pre1500", "qlora", "pre1500-compiled", "pre1500-loops", "lora-packed"],
-}  # fmt: skip
+}
 READY_S = 75.0
 
 
@@ -128,7 +158,7 @@ def main() -> int:
 def _work(name: str) -> int:
     try:
         found, code = JOBS[name].work(), 0
-    except BaseException as error:
+    except Exception as error:  # noqa: BLE001 - it is reported, and the next job goes on
         traceback.print_exc()
         found, code = {"error": f"{type(error).__name__}: {error}\n{traceback.format_exc()[-2000:]}"}, 1
     (RESULTS / f"{name}.json").write_text(json.dumps(found, default=str))

@@ -12,7 +12,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 from bench.gpu import place
@@ -34,7 +34,7 @@ class _Rows:
 
 
 def apart_attention(
-    module: Any, query: Any, key: Any, value: Any, _mask: Any, scaling: float | None = None, **_: Any
+    _module: Any, query: Any, key: Any, value: Any, _mask: Any, scaling: float | None = None, **_: Any
 ) -> tuple[Any, None]:
     """Causal attention within rows, [1, heads, tokens, width] to [1, tokens, heads, width]."""
     import torch
@@ -44,13 +44,19 @@ def apart_attention(
         at = [0, *accumulate(_Rows.lengths)]
         parts = [
             torch.nn.functional.scaled_dot_product_attention(
-                *(one[:, :, start:end] for one in (query, key, value)), is_causal=True, scale=scaling, enable_gqa=True
+                query[:, :, start:end],
+                key[:, :, start:end],
+                value[:, :, start:end],
+                is_causal=True,
+                scale=scaling,
+                enable_gqa=True,
             )
-            for start, end in zip(at, at[1:], strict=False)
+            for start, end in pairwise(at)
         ]
         return torch.cat(parts, dim=2).transpose(1, 2), None
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention import varlen
 
+    varlen_attn: Any = varlen.varlen_attn  # its arguments are others in each version of torch
     known = inspect.signature(varlen_attn).parameters
     more: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
     if "enable_gqa" in known:
@@ -79,11 +85,11 @@ def tune(name: str) -> dict[str, Any]:
     job, device = tuning(name, smoke=SMOKE), _device()
     AttentionInterface.register("trial_apart", apart_attention)
     AttentionMaskInterface.register("trial_apart", lambda *_a, **_k: None)
-    model = AutoModelForCausalLM.from_pretrained(
-        str(model_folder(name)), dtype=torch.bfloat16, device_map={"": device}
-    )
+    model = AutoModelForCausalLM.from_pretrained(str(model_folder(name)), dtype=torch.bfloat16, device_map={"": device})
     torch.manual_seed(42)
-    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=32, target_modules=list(PROJECTIONS)))
+    model = get_peft_model(
+        model, LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=32, target_modules=list(PROJECTIONS))
+    )
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False
@@ -107,9 +113,15 @@ def tune(name: str) -> dict[str, Any]:
 
 
 def _rounds(
-    model: Any, optimizer: Any, trained: list[Any], rows: list[Row], job: Tuning,
-    layout: Callable[[list[Row], Tuning, str], list[Any]], steps: int, device: str,
-) -> dict[str, Any]:  # fmt: skip
+    model: Any,
+    optimizer: Any,
+    trained: list[Any],
+    rows: list[Row],
+    job: Tuning,
+    layout: Callable[[list[Row], Tuning, str], list[Any]],
+    steps: int,
+    device: str,
+) -> dict[str, Any]:
     import torch
 
     warm = min(ROUND_WARM, job.warm)
@@ -139,8 +151,14 @@ def _rounds(
         kept.append(total)
     _sync()
     seconds = time.monotonic() - began
-    return {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds, "flop": work,
-            "loss": [float(kept[0]), float(kept[-1])], **_peak()}  # fmt: skip
+    return {
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "flop": work,
+        "loss": [float(kept[0]), float(kept[-1])],
+        **_peak(),
+    }
 
 
 def _padded(window: list[Row], job: Tuning, device: str) -> list[Any]:
@@ -160,7 +178,7 @@ def _padded(window: list[Row], job: Tuning, device: str) -> list[Any]:
 
 def _flat(window: list[Row], job: Tuning, device: str) -> list[Any]:
     """A generator, because the attention reads the ends of the present sequence."""
-    return _sequences(window, job, device)  # type: ignore[return-value]
+    return _sequences(window, job, device)
 
 
 def _sequences(window: list[Row], job: Tuning, device: str) -> Any:
@@ -236,8 +254,15 @@ def _windows(model: Any, optimizer: Any, job: Pretraining, device: str) -> dict[
     _sync()
     seconds, tokens = time.monotonic() - began, (job.counted - job.warm) * job.tokens
     per_row = job.shape.flop([job.length], lora=False)
-    return {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds, "first_step_s": first_s,
-            "flop": per_row * tokens / job.length, "loss": [float(kept[0]), float(kept[-1])], **_peak()}  # fmt: skip
+    return {
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "first_step_s": first_s,
+        "flop": per_row * tokens / job.length,
+        "loss": [float(kept[0]), float(kept[-1])],
+        **_peak(),
+    }
 
 
 def _device() -> str:

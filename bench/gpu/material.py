@@ -1,4 +1,4 @@
-"""What the jobs train on: a tokenizer and rows by the product, large models with random weights, random token shards."""
+"""What the jobs train on: a tokenizer and rows by the product, models with random weights, random token shards."""
 
 from __future__ import annotations
 
@@ -24,12 +24,26 @@ _EVALUATED_ROWS = 8
 def prepare(_out: Path) -> dict[str, Any]:
     """Text, a tokenizer, shards and questions, by the product."""
     stages: list[dict[str, Any]] = [
-        dict(name="corpus", kind="prepare", output="text", source="python-stdlib", include=_SOURCES, val_fraction=0.05,
-             test_fraction=0.05),
-        dict(name="tokenizer", kind="tokenizer", data="corpus", vocab_size=1024, max_bytes=1_500_000),
-        dict(name="shards", kind="prepare", output="tokens", data="corpus", tokenizer="tokenizer"),
-        dict(name="questions", kind="prepare", output="messages", data="corpus", max_examples=400, max_answer_chars=200),
-    ]  # fmt: skip
+        {
+            "name": "corpus",
+            "kind": "prepare",
+            "output": "text",
+            "source": "python-stdlib",
+            "include": _SOURCES,
+            "val_fraction": 0.05,
+            "test_fraction": 0.05,
+        },
+        {"name": "tokenizer", "kind": "tokenizer", "data": "corpus", "vocab_size": 1024, "max_bytes": 1_500_000},
+        {"name": "shards", "kind": "prepare", "output": "tokens", "data": "corpus", "tokenizer": "tokenizer"},
+        {
+            "name": "questions",
+            "kind": "prepare",
+            "output": "messages",
+            "data": "corpus",
+            "max_examples": 400,
+            "max_answer_chars": 200,
+        },
+    ]
     code = runs.finish(runs.start("prepared", stages), 100)
     if code != 0:
         raise RuntimeError(f"exit {code}: " + runs.why_failed("prepared"))
@@ -64,16 +78,22 @@ def rows_folder(name: str) -> Path:
 
 
 def weights(name: str) -> dict[str, Any]:
-    """Random weights of Qwen2.5's shapes in bfloat16, as a Llama with biases,, made on the card, and rows that fit the training."""
+    """Weights and biases of Qwen2.5's shapes, random, in bfloat16, made on the card."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     job, folder, source = tuning(name, smoke=SMOKE), model_folder(name), tokenizer_folder()
     tokenizer = AutoTokenizer.from_pretrained(str(source))
     config = LlamaConfig(
-        **job.shape.fields(), max_position_embeddings=32_768, rope_theta=1e6, tie_word_embeddings=False, attention_bias=True,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, dtype="bfloat16",
-    )  # fmt: skip
+        **job.shape.fields(),
+        max_position_embeddings=32_768,
+        rope_theta=1e6,
+        tie_word_embeddings=False,
+        attention_bias=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        dtype="bfloat16",
+    )
     began = time.monotonic()
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
@@ -115,8 +135,13 @@ def write_rows(name: str) -> dict[str, Any]:
     (WORK / f"labelled-{name}.json").write_text(json.dumps(labelled))
     lengths = [len(one) for one, _ in labelled]
     scored = sum(sum(label != -100 for label in labels) for _, labels in labelled)
-    return {"rows": len(lengths), "mean": sum(lengths) / len(lengths), "longest": max(lengths), "shortest": min(lengths),
-            "scored": scored / sum(lengths)}  # fmt: skip
+    return {
+        "rows": len(lengths),
+        "mean": sum(lengths) / len(lengths),
+        "longest": max(lengths),
+        "shortest": min(lengths),
+        "scored": scored / sum(lengths),
+    }
 
 
 def _row(draw: random.Random, job: Tuning, ids: list[int], tokenizer: Any) -> list[dict[str, str]]:
@@ -168,9 +193,16 @@ def random_shards(vocabulary: int, tokens: int) -> Path:
     (folder / "train.bin").write_bytes(ids.tobytes())
     (folder / "train.idx").write_bytes(np.asarray([tokens], "<u8").tobytes())
     made = json.loads((output_of("shards") / "tokens.json").read_text())
-    split = dict(tokens=tokens, documents=1, file="train.bin", index="train.idx", sha256=hashlib.sha256(ids.tobytes()).hexdigest())
-    (folder / "tokens.json").write_text(json.dumps({**made, "dtype": "uint16", "vocab_size": vocabulary, "splits": {"train": split}}))
+    split = {
+        "tokens": tokens,
+        "documents": 1,
+        "file": "train.bin",
+        "index": "train.idx",
+        "sha256": hashlib.sha256(ids.tobytes()).hexdigest(),
+    }
+    (folder / "tokens.json").write_text(
+        json.dumps({**made, "dtype": "uint16", "vocab_size": vocabulary, "splits": {"train": split}})
+    )
     with suppress(OSError):
         folder.rename(whole)
     return whole
-

@@ -11,10 +11,30 @@ import time
 from pathlib import Path
 from typing import Any
 
-_SHOWN = (
-    "torch transformers tokenizers huggingface_hub accelerate peft trl datasets pyarrow pydantic msgspec gguf xllamacpp"
-    " numpy safetensors sentencepiece protobuf psutil nvidia-ml-py bitsandbytes triton liger-kernel"
-).split()
+_SHOWN = [
+    "torch",
+    "transformers",
+    "tokenizers",
+    "huggingface_hub",
+    "accelerate",
+    "peft",
+    "trl",
+    "datasets",
+    "pyarrow",
+    "pydantic",
+    "msgspec",
+    "gguf",
+    "xllamacpp",
+    "numpy",
+    "safetensors",
+    "sentencepiece",
+    "protobuf",
+    "psutil",
+    "nvidia-ml-py",
+    "bitsandbytes",
+    "triton",
+    "liger-kernel",
+]
 
 
 def probe(_out: Path) -> dict[str, Any]:
@@ -58,7 +78,9 @@ def _version(name: str) -> str | None:
 def _card() -> str:
     wanted = "--query-gpu=name,driver_version,memory.total,memory.used,temperature.gpu,clocks.sm,power.limit"
     try:
-        done = subprocess.run(["nvidia-smi", wanted, "--format=csv,noheader"], capture_output=True, text=True, timeout=20)
+        done = subprocess.run(
+            ["nvidia-smi", wanted, "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=False
+        )
     except (OSError, subprocess.SubprocessError) as error:
         return repr(error)
     return done.stdout.strip()
@@ -70,8 +92,10 @@ def _products(cuda: bool) -> dict[str, Any]:
     size, device = (8192, "cuda") if cuda else (256, "cpu")
     found = {}
     for label, dtype, precision in (
-        ("bf16", torch.bfloat16, "highest"), ("fp32", torch.float32, "highest"), ("tf32", torch.float32, "high"),
-    ):  # fmt: skip
+        ("bf16", torch.bfloat16, "highest"),
+        ("fp32", torch.float32, "highest"),
+        ("tf32", torch.float32, "high"),
+    ):
         torch.set_float32_matmul_precision(precision)
         one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in "ab")
         rounds = 10 if label == "bf16" else 4

@@ -26,12 +26,22 @@ def gated(name: str, first_profiled: int | None) -> dict[str, str]:
 def tune(name: str, shape: str, **more: Any) -> dict[str, Any]:
     """LoRA on seven matrices; it saves and evaluates in the middle."""
     job = tuning(shape, smoke=SMOKE)
-    stage: dict[str, Any] = dict(
-        name="tuned", kind="finetune", model=str(model_folder(shape)), data=str(rows_folder(shape)), max_length=job.high,
-        per_device_train_batch_size=job.batch, gradient_accumulation_steps=job.accumulation, max_steps=job.steps,
-        learning_rate=1e-4, r=RANK, lora_alpha=32.0, target_modules=list(PROJECTIONS), save_steps=job.warm + 4,
-        eval_steps=job.warm + 4,
-    )  # fmt: skip
+    stage: dict[str, Any] = {
+        "name": "tuned",
+        "kind": "finetune",
+        "model": str(model_folder(shape)),
+        "data": str(rows_folder(shape)),
+        "max_length": job.high,
+        "per_device_train_batch_size": job.batch,
+        "gradient_accumulation_steps": job.accumulation,
+        "max_steps": job.steps,
+        "learning_rate": 1e-4,
+        "r": RANK,
+        "lora_alpha": 32.0,
+        "target_modules": list(PROJECTIONS),
+        "save_steps": job.warm + 4,
+        "eval_steps": job.warm + 4,
+    }
     if more.get("packing"):  # a sequence has about two rows
         stage["gradient_accumulation_steps"] = max(1, job.accumulation // 2)
     stage |= more
@@ -50,10 +60,20 @@ def pretrain(name: str, shape: str, **more: Any) -> dict[str, Any]:
     job = pretraining(shape, smoke=SMOKE)
     data = random_shards(job.shape.vocab_size, (job.steps + 2) * job.tokens)
     stage: dict[str, Any] = dict(
-        name="base", kind="pretrain", data=str(data), bf16=True, max_length=job.length,
-        per_device_train_batch_size=job.batch, gradient_accumulation_steps=job.accumulation, max_steps=job.steps,
-        learning_rate=3e-4, weight_decay=0.1, adam_beta2=0.95, save_steps=10_000, **job.shape.fields(vocabulary=False),
-    )  # fmt: skip
+        name="base",
+        kind="pretrain",
+        data=str(data),
+        bf16=True,
+        max_length=job.length,
+        per_device_train_batch_size=job.batch,
+        gradient_accumulation_steps=job.accumulation,
+        max_steps=job.steps,
+        learning_rate=3e-4,
+        weight_decay=0.1,
+        adam_beta2=0.95,
+        save_steps=10_000,
+        **job.shape.fields(vocabulary=False),
+    )
     stage |= more
     child = runs.start(name, [stage], **gated(name, job.counted if job.steps >= job.counted + 3 else None))
     events = _followed(name, child, "base", job.steps, compiled=bool(more.get("torch_compile")), keep=False)

@@ -156,9 +156,11 @@ def finish(child: subprocess.Popen[bytes], limit_s: float) -> int | None:
 def why_failed(name: str) -> str:
     """The run's last words, and those of the engine that failed."""
     parts = [tail(WORK / f"{name}.log", 1500)]
-    for ended in of_kind(journal_so_far(name), "attempt_ended"):
-        if ended.get("reason") != "succeeded":
-            parts.append(f"{ended.get('stage')}: {ended.get('reason')} {ended.get('detail', '')}"[:1500])
+    parts += [
+        f"{ended.get('stage')}: {ended.get('reason')} {ended.get('detail', '')}"[:1500]
+        for ended in of_kind(journal_so_far(name), "attempt_ended")
+        if ended.get("reason") != "succeeded"
+    ]
     try:
         consoles = sorted(root_of(name).rglob("console.log"), key=lambda one: one.stat().st_mtime)
     except RuntimeError:
@@ -199,7 +201,15 @@ def rate(events: Events, stage: str, warm: int, counted: int) -> dict[str, Any]:
 
 def moments(events: Events, stage: str | None = None) -> list[str]:
     """What happened when, in seconds of the journal."""
-    shown = {"attempt_started", "phase", "step", "evaluated", "checkpoint_committed", "attempt_ended", "stage_succeeded"}
+    shown = {
+        "attempt_started",
+        "phase",
+        "step",
+        "evaluated",
+        "checkpoint_committed",
+        "attempt_ended",
+        "stage_succeeded",
+    }
     kept = [one for one in events if one.get("k") in shown and (stage is None or one.get("stage") == stage)]
     lines, seen = [], 0
     for one in kept:

@@ -107,7 +107,9 @@ FULL_PRETRAINING = {
     "150m": Pretraining(Shape(32_000, 768, 3072, 14, 12, 4)),
     "1500m": Pretraining(Shape(32_000, 2048, 7680, 24, 16, 8), batch=4, accumulation=2, counted=18, steps=21),
 }
-TINY_TUNING = {name: Tuning(SMALL, low=40, high=128, accumulation=2, warm=2, counted=5, steps=8) for name in FULL_TUNING}
+TINY_TUNING = {
+    name: Tuning(SMALL, low=40, high=128, accumulation=2, warm=2, counted=5, steps=8) for name in FULL_TUNING
+}
 TINY_PRETRAINING = {
     name: Pretraining(Shape(1000, 64, 160, 2, 4, 2), length=64, batch=2, warm=2, counted=5, steps=8)
     for name in FULL_PRETRAINING

@@ -14,38 +14,76 @@ BASE_STEPS, TUNED_STEPS = (60, 20) if SMOKE else (300, 40)
 FEW = {"OMP_NUM_THREADS": "2"}
 """Several of these runs go on at once."""
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
-EXACT = {"bf16": False, "float32_matmul_precision": "highest"}
+EXACT: dict[str, Any] = {"bf16": False, "float32_matmul_precision": "highest"}
 """Float32 on both sides: else the card computes in TF32 and bfloat16."""
 AGREED_STEPS = 30
 
 
 def base_stage(**more: Any) -> dict[str, Any]:
     every = BASE_STEPS // 3
-    return dict(
-        name="base", kind="pretrain", data=str(output_of("shards")), hidden_size=256, intermediate_size=512,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_length=128, per_device_train_batch_size=4,
-        max_steps=BASE_STEPS, learning_rate=5e-4, warmup_steps=10, save_steps=every, eval_steps=every,
-        eval_max_tokens=4000,
-    ) | more  # fmt: skip
+    return {
+        "name": "base",
+        "kind": "pretrain",
+        "data": str(output_of("shards")),
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_length": 128,
+        "per_device_train_batch_size": 4,
+        "max_steps": BASE_STEPS,
+        "learning_rate": 5e-4,
+        "warmup_steps": 10,
+        "save_steps": every,
+        "eval_steps": every,
+        "eval_max_tokens": 4000,
+    } | more
 
 
 def tuned_stage(**more: Any) -> dict[str, Any]:
-    return dict(
-        name="tuned", kind="finetune", model="base", data=str(output_of("questions")), max_length=128,
-        max_steps=TUNED_STEPS, per_device_train_batch_size=4, learning_rate=5e-4, r=8, lora_dropout=0.1, save_steps=10,
-        eval_steps=20, eval_max_tokens=2000,
-    ) | more  # fmt: skip
+    return {
+        "name": "tuned",
+        "kind": "finetune",
+        "model": "base",
+        "data": str(output_of("questions")),
+        "max_length": 128,
+        "max_steps": TUNED_STEPS,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 5e-4,
+        "r": 8,
+        "lora_dropout": 0.1,
+        "save_steps": 10,
+        "eval_steps": 20,
+        "eval_max_tokens": 2000,
+    } | more
 
 
 def whole_way() -> dict[str, Any]:
     """Pretraining, LoRA, merge, evaluation with answers, GGUF; in float32."""
     rest: list[dict[str, Any]] = [
-        dict(name="merged", kind="merge", model="base", adapter="tuned"),
-        dict(name="after", kind="evaluate", model="merged", data=str(output_of("questions")), split="test",
-             max_length=128, max_tokens=2000, answers=2, max_new_tokens=16),
-        dict(name="gguf", kind="export", model="merged", data=str(output_of("corpus")), file_types=["F16", "Q8_0"],
-             parity_positions=256, max_length=128),
-    ]  # fmt: skip
+        {"name": "merged", "kind": "merge", "model": "base", "adapter": "tuned"},
+        {
+            "name": "after",
+            "kind": "evaluate",
+            "model": "merged",
+            "data": str(output_of("questions")),
+            "split": "test",
+            "max_length": 128,
+            "max_tokens": 2000,
+            "answers": 2,
+            "max_new_tokens": 16,
+        },
+        {
+            "name": "gguf",
+            "kind": "export",
+            "model": "merged",
+            "data": str(output_of("corpus")),
+            "file_types": ["F16", "Q8_0"],
+            "parity_positions": 256,
+            "max_length": 128,
+        },
+    ]
     return done("whole", [base_stage(**EXACT), tuned_stage(**EXACT, lora_dropout=0.0), *rest])
 
 
@@ -129,10 +167,19 @@ def _base_of_the_whole_way() -> str:
 
 def preferences() -> dict[str, Any]:
     stage = dict(
-        name="tuned", kind="dpo", model=_base_of_the_whole_way(), data=str(WORK / "pairs"), max_length=128,
-        max_steps=TUNED_STEPS, per_device_train_batch_size=4, learning_rate=5e-4, r=8, save_steps=10, eval_steps=20,
+        name="tuned",
+        kind="dpo",
+        model=_base_of_the_whole_way(),
+        data=str(WORK / "pairs"),
+        max_length=128,
+        max_steps=TUNED_STEPS,
+        per_device_train_batch_size=4,
+        learning_rate=5e-4,
+        r=8,
+        save_steps=10,
+        eval_steps=20,
         **EXACT,
-    )  # fmt: skip
+    )
     here = done("pairs", [stage])
     there = done("pairscpu", [{**stage, "threads": 4}], **ON_CPU)
     return {"on the card": here, "on the CPU": there, **against("pairs", "pairscpu", ["tuned"])}
@@ -141,9 +188,14 @@ def preferences() -> dict[str, Any]:
 def too_large() -> dict[str, Any]:
     """A card of 1 GiB, and a micro-batch that needs several times that."""
     stage = base_stage(
-        per_device_train_batch_size=256, gradient_accumulation_steps=1, max_steps=6, save_steps=3, eval_steps=3,
-        retry={"max_attempts": 2}, **EXACT,
-    )  # fmt: skip
+        per_device_train_batch_size=256,
+        gradient_accumulation_steps=1,
+        max_steps=6,
+        save_steps=3,
+        eval_steps=3,
+        retry={"max_attempts": 2},
+        **EXACT,
+    )
     found = done("toolarge", [stage], TRIAL_MEMORY_GIB="0" if SMOKE else "1")
     return {**found, **attempts("toolarge")}
 
@@ -178,10 +230,16 @@ def comparison() -> dict[str, Any]:
     both = ["base", "tuned"]
     found: dict[str, Any] = {}
     for one, other in (
-        ("whole", "oncpu"), ("whole", "floatkilled"), ("narrow", "narrowagain"), ("narrow", "narrowkilled"),
-        ("fixed", "fixedagain"), ("fixed", "fixedkilled"), ("alone", "aloneagain"), ("alone", "alonekilled"),
+        ("whole", "oncpu"),
+        ("whole", "floatkilled"),
+        ("narrow", "narrowagain"),
+        ("narrow", "narrowkilled"),
+        ("fixed", "fixedagain"),
+        ("fixed", "fixedkilled"),
+        ("alone", "aloneagain"),
+        ("alone", "alonekilled"),
         ("aloneexact", "alonecpu"),
-    ):  # fmt: skip
+    ):
         found |= against(one, other, both)
     for name in ("whole", "narrow", "fixed"):
         for stage in both:

@@ -1,9 +1,9 @@
 """A linear layer with a LoRA adapter as one step of automatic differentiation, for a GPU.
 
 PEFT writes `W x + s B (A x)` as six operations. The processor starts each of them and its gradients, and on a fast GPU
-that takes longer than computing them; two of them move whole outputs through memory for a product by `s` and a sum. Here
-the adapter's product is added while it is computed, in both directions. It is the same sum in another order of rounding,
-so a training on the CPU, which repeats its bits on any version, stays with PEFT's.
+starting them takes longer than they take; two of them move whole outputs through memory for a product by `s` and a sum.
+Here the adapter's product is added while it is computed, in both directions. It is the same sum, rounded in another
+order, so a training on the CPU, which keeps its bits from version to version, stays with PEFT's.
 """
 
 from __future__ import annotations

@@ -32,10 +32,10 @@ _COUNTED = (
 class _Finder:
     """Changes the watched module when it has been imported."""
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+    def find_spec(self, name: str, *_: Any) -> Any:
         if name != WATCHED:
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:
             return None
@@ -134,4 +134,4 @@ class _Profile:
 
 
 if any(os.environ.get(name) for name in (GATE, PROFILE, MEMORY)):
-    sys.meta_path.insert(0, _Finder())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _Finder())

@@ -44,7 +44,8 @@ def outcome(model: Any) -> list[torch.Tensor]:
     result = model(x)
     result.square().sum().backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
-    assert x.grad is not None and len(gradients) == 4
+    assert x.grad is not None
+    assert len(gradients) == 4
     return [result.detach(), x.grad, *(one.clone() for one in gradients if one is not None)]
 
 

@@ -1,4 +1,4 @@
-"""What a GPU showed: a kernel that is told of rows reads as far as it is told, and large cards compute larger chunks."""
+"""What a GPU showed: a kernel reads as far as the rows it is told of, and large cards compute larger chunks."""
 
 from __future__ import annotations
 
