@@ -16,6 +16,8 @@ from typing import Any
 from bench.gpu import runs
 from bench.gpu.place import SMOKE, WORK, weights_folder
 from bench.gpu.shapes import Tuning, tuning
+from engines.artifacts.data_folder import TOKENS_JSON
+from engines.run_dir import RunDir
 
 _SOURCES = ["json/*.py", "logging/*.py", "email/*.py", "http/*.py", "asyncio/*.py", "argparse.py", "typing.py"]
 _EVALUATED_ROWS = 8
@@ -62,7 +64,7 @@ def _pair(right: list[dict[str, str]], other: list[dict[str, str]]) -> dict[str,
 
 
 def output_of(stage: str, run: str = "prepared") -> Path:
-    return runs.root_of(run) / "stages" / stage / "out"
+    return RunDir(runs.root_of(run)).out(stage)
 
 
 def tokenizer_folder() -> Path:
@@ -192,7 +194,7 @@ def random_shards(vocabulary: int, tokens: int) -> Path:
     ids = np.random.default_rng(0).integers(5, vocabulary, tokens).astype("<u2")
     (folder / "train.bin").write_bytes(ids.tobytes())
     (folder / "train.idx").write_bytes(np.asarray([tokens], "<u8").tobytes())
-    made = json.loads((output_of("shards") / "tokens.json").read_text())
+    made = json.loads((output_of("shards") / TOKENS_JSON).read_text())
     split = {
         "tokens": tokens,
         "documents": 1,
@@ -200,7 +202,7 @@ def random_shards(vocabulary: int, tokens: int) -> Path:
         "index": "train.idx",
         "sha256": hashlib.sha256(ids.tobytes()).hexdigest(),
     }
-    (folder / "tokens.json").write_text(
+    (folder / TOKENS_JSON).write_text(
         json.dumps({**made, "dtype": "uint16", "vocab_size": vocabulary, "splits": {"train": split}})
     )
     with suppress(OSError):

@@ -11,6 +11,7 @@ from bench.gpu import runs
 from bench.gpu.material import model_folder, random_shards, read_labelled, rows_folder
 from bench.gpu.place import GATE, RAW, SLOW, SMOKE
 from bench.gpu.shapes import PROJECTIONS, RANK, pretraining, tuning
+from engines.run_dir import RunDir
 
 
 def gated(name: str, first_profiled: int | None) -> dict[str, str]:
@@ -99,8 +100,8 @@ def _followed(name: str, child: Any, stage: str, step: int, *, compiled: bool, k
     runs.finish(child, 10)
     events = runs.journal(name)
     out = RAW
-    shutil.copyfile(runs.root_of(name) / "journal.jsonl", out / f"journal-{name}.jsonl")
-    for console in sorted(runs.root_of(name).rglob("console.log")):
+    shutil.copyfile(RunDir(runs.root_of(name)).journal, out / f"journal-{name}.jsonl")
+    for console in runs.consoles(name):
         shutil.copyfile(console, out / f"console-{name}-{console.parent.name}.log")
     if not runs.losses(events, stage):
         raise RuntimeError("no step: " + runs.why_failed(name))

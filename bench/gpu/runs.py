@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.place import GATE, REPO, RUNS, SLOW, WORK, environment, tail
+from engines.run_dir import RunDir
 
 Events = list[dict[str, Any]]
 
@@ -61,7 +62,7 @@ def root_of(name: str) -> Path:
 def journal(name: str) -> Events:
     """All records; a torn last line is left out."""
     found = []
-    for line in (root_of(name) / "journal.jsonl").read_text(errors="replace").splitlines():
+    for line in RunDir(root_of(name)).journal.read_text(errors="replace").splitlines():
         try:
             found.append(json.loads(line))
         except ValueError:
@@ -127,8 +128,9 @@ def end(pid: int) -> int | None:
 
 def end_leftovers() -> None:
     """Engines that outlived their job would hold the card's memory."""
-    for file in RUNS.glob("*/journal.jsonl"):
-        for line in file.read_text(errors="replace").splitlines():
+    for root in RUNS.iterdir():
+        file = RunDir(root).journal
+        for line in file.read_text(errors="replace").splitlines() if file.is_file() else []:
             if '"attempt_started"' in line:
                 try:
                     end(int(json.loads(line)["pid"]))
@@ -153,6 +155,14 @@ def finish(child: subprocess.Popen[bytes], limit_s: float) -> int | None:
         return None
 
 
+def consoles(name: str) -> list[Path]:
+    """What the engines of a run printed, oldest first."""
+    run = RunDir(root_of(name))
+    started = of_kind(journal_so_far(name), "attempt_started")
+    files = dict.fromkeys(run.console_log(one["stage"], one["attempt"]) for one in started)
+    return [one for one in files if one.is_file()]
+
+
 def why_failed(name: str) -> str:
     """The run's last words, and those of the engine that failed."""
     parts = [tail(WORK / f"{name}.log", 1500)]
@@ -162,10 +172,10 @@ def why_failed(name: str) -> str:
         if ended.get("reason") != "succeeded"
     ]
     try:
-        consoles = sorted(root_of(name).rglob("console.log"), key=lambda one: one.stat().st_mtime)
+        found = consoles(name)
     except RuntimeError:
-        consoles = []
-    parts += [tail(one, 3000) for one in consoles[-1:]]
+        found = []
+    parts += [tail(one, 3000) for one in found[-1:]]
     return "\n".join(part for part in parts if part.strip())
 
 

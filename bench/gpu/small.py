@@ -9,6 +9,7 @@ from typing import Any
 from bench.gpu import runs
 from bench.gpu.material import output_of
 from bench.gpu.place import RAW, SLOW, SMOKE, WORK
+from engines.run_dir import RunDir
 
 BASE_STEPS, TUNED_STEPS = (60, 20) if SMOKE else (300, 40)
 FEW = {"OMP_NUM_THREADS": "2"}
@@ -100,7 +101,7 @@ def done(name: str, stages: list[dict[str, Any]], **changes: str) -> dict[str, A
 
 def ended(name: str, code: int | None) -> dict[str, Any]:
     events = runs.journal(name)
-    shutil.copyfile(runs.root_of(name) / "journal.jsonl", RAW / f"journal-{name}.jsonl")
+    shutil.copyfile(RunDir(runs.root_of(name)).journal, RAW / f"journal-{name}.jsonl")
     found: dict[str, Any] = {
         "exit": code,
         "succeeded": [one["stage"] for one in runs.of_kind(events, "stage_succeeded")],

@@ -32,8 +32,8 @@ FLOAT32, BFLOAT16 = 4, 2
 FOUR_BITS, FOUR_BITS_DOUBLE = 0.5 + 4 / 64, 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a 4-bit weight with the scales of its block of 64, and with quantized scales (bitsandbytes)."""
 MOST_LOGITS = 1 << 26
-"""Logits that an engine computes at once (`engines.forward.label_loss`), on a GPU of more than 32 GiB more of them: they
-are never more than a 32nd of its memory."""
+"""Logits that an engine computes at once (`engines.forward.label_loss`); on a GPU of more than 32 GiB more of them, at
+most a 32nd of its memory."""
 LOGIT_BYTES = 16
 """A logit as the head gives it, in float32, its log-softmax and its gradient."""
 PAIR_LOGIT_BYTES = 12
