@@ -77,7 +77,7 @@ def in_fish(line: CommandLine, typed: str) -> list[str]:
 OFFERS = [
     ("cockpit re", ["replay", "resume"]),
     ("cockpit show ", [RUN, "last"]),
-    ("cockpit run de", ["demo"]),
+    ("cockpit run de", ["debian-corpus", "demo"]),
     ("cockpit check mi", ["mine.toml"]),
     ("cockpit export --imatrix ", ["always", "auto", "never"]),
     ("cockpit completion ", ["bash", "fish", "zsh"]),
