@@ -1,16 +1,20 @@
-"""Check the folder of a model that a stage will load in transformers, from the names of its files and config.json."""
+"""Check the folder of a model that a stage will load in transformers, from the names of its files and config.json; and
+the adapter or the model that a training starts from, whose every tensor the engine compares, by its settings."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engines.artifacts.adapter_folder import ADAPTER_CONFIG, is_adapter
+from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
+from engines.artifacts.manifest import ManifestError, manifest_sha256
 from engines.json_text import read_object
-from recipes.problems import OperatorError, printable
+from recipes.load import LoadedRecipe
+from recipes.problems import OperatorError, Problem, printable, shown
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import StageFields
-from recipes.stages.finetune import FinetuneFields
+from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage, is_pattern
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json")
@@ -73,3 +77,85 @@ def _check_adapter(folder: Path, stage: StageFields) -> None:
         f"merge it first: cockpit merge {printable(str(folder), 400)}; or train the adapter further: set model to its"
         f" base{base} and start_from to this folder",
     )
+
+
+SETTINGS = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+"""Fields that decide the shapes and the scale of an adapter, as adapter_config.json names them too."""
+_FIT = "give the stage the values of that training, or leave start_from out"
+
+
+def start_problems(loaded: LoadedRecipe) -> list[Problem]:
+    """What is wrong with the adapters and models that stages start from, each at its line."""
+    by_name = {stage.name: stage for stage in loaded.recipe.stage}
+    found = []
+    for stage in loaded.recipe.stage:
+        given = loaded.graph.inputs.get(stage.name, {}).get("start_from")
+        if given is None or not isinstance(stage, FinetuneFields):
+            continue
+        first = by_name.get(given.name)
+        try:
+            if given.path is not None and given.path.is_dir():
+                problems = list(_of_folder(loaded, stage, given.path))
+            elif isinstance(stage, FinetuneStage) and isinstance(first, FinetuneStage) and not first.takes_from_base:
+                problems = list(_differences(stage, first.model_dump(mode="json")))
+            else:
+                problems = []
+        except OperatorError as error:
+            problems = [(error.message, error.hint)]
+        line = loaded.line_of(stage.name, "start_from")
+        found += [Problem(loaded.path, line, f"{stage.name}.start_from", what, hint=hint) for what, hint in problems]
+    return found
+
+
+def _of_folder(loaded: LoadedRecipe, stage: FinetuneFields, folder: Path) -> Iterator[tuple[str, str]]:
+    adapter = is_adapter(folder)
+    if adapter != isinstance(stage, FinetuneStage):
+        there, here = ("an adapter", "all weights") if adapter else ("not an adapter", "an adapter")
+        yield f"{printable(str(folder), 300)} is {there}, and this stage trains {here}", "name a folder of that kind"
+        return
+    if not isinstance(stage, FinetuneStage):
+        return
+    config = read_object(folder / ADAPTER_CONFIG)
+    kind = config.get("peft_type", "LORA")
+    if kind != "LORA":
+        yield f"an adapter of another kind; got {shown(kind)}; allowed: LORA", "name a LoRA adapter"
+        return
+    if not stage.takes_from_base:  # such an adapter is written with twice its rank, and the engine refuses the start
+        yield from _differences(stage, config)
+    model = loaded.graph.inputs[stage.name].get("model")
+    if model is not None and model.path is not None and (folder / BASE_JSON).is_file():
+        yield from _another_base(read_object(folder / BASE_JSON), model.path)
+
+
+def _differences(stage: FinetuneStage, other: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """In what an adapter's settings differ from a stage's."""
+    fields = stage.model_dump(mode="json")
+    wrong = [
+        f"{name} is {shown(other[name])}, not {shown(fields[name])}"
+        for name in SETTINGS
+        if other.get(name) is not None and other[name] != fields[name]
+    ]
+    there, here = _last_parts(other.get("target_modules")), _last_parts(stage.target_modules)
+    if there and here and there != here:
+        wrong.append(f"target_modules is {', '.join(sorted(there))}, not {', '.join(sorted(here))}")
+    if wrong:
+        yield f"the adapter does not fit: {'; '.join(wrong)}", _FIT
+
+
+def _last_parts(targets: Any) -> set[str]:
+    """The last parts of the names of layers; empty for a word or a pattern that stands for names of a model."""
+    names = targets if isinstance(targets, list) else []
+    if any(not isinstance(name, str) or name == ALL_LINEAR or is_pattern(name) for name in names):
+        return set()
+    return {printable(name, 60).rpartition(".")[2] for name in names}
+
+
+def _another_base(record: Mapping[str, Any], model: Path) -> Iterator[tuple[str, str]]:
+    recorded = record.get("manifest_sha256")
+    try:
+        here = manifest_sha256(model)
+    except (ManifestError, OSError):
+        return  # a folder of another program: the engine compares its contents
+    if record.get("method") == "manifest" and isinstance(recorded, str) and recorded != here:
+        what = f"an adapter of another base model than {printable(str(model), 300)}"
+        yield what, "name the base model that it was trained on, or leave start_from out"

@@ -10,13 +10,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cockpit.planning.base_check import check_base, loads_in_transformers
+from cockpit.planning.base_check import check_base, loads_in_transformers, start_problems
 from cockpit.planning.compute_check import compute_problems
 from cockpit.planning.folder_check import folder_problems
 from cockpit.planning.gate_check import gate_problems
 from cockpit.planning.output_check import output_problems
 from cockpit.planning.source_check import source_problems
-from cockpit.planning.start_check import start_problems
 from cockpit.planning.target_modules import unknown_layers
 from cockpit.planning.ternary_check import ternary_problems
 from engines.files import read_regular_text

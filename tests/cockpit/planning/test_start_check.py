@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cockpit.planning.start_check import start_problems
+from cockpit.planning.base_check import start_problems
 from engines.artifacts.manifest import manifest_sha256, write_manifest
 from recipes.load import load_recipe_text
 
