@@ -46,6 +46,7 @@ from engines.words import ExitCode
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError
 from recipes.stages.decoder.operations import PLANNED_DEVICE, PLANNED_SHARE, planned_seconds
+from recipes.stages.pretrain import PRETRAIN
 
 
 def declare(parser: CommandParser) -> None:
@@ -169,7 +170,7 @@ def _print(loaded: LoadedRecipe, made: Plan, looks: Mapping[str, StageLook]) -> 
 def _print_stage(planned: StagePlan) -> None:
     if planned.precision is not None:
         say(f"{planned.name} computes in {planned.precision}")
-    if planned.kind == "pretrain" and planned.parameters is not None:
+    if planned.kind == PRETRAIN.kind and planned.parameters is not None:
         say(f"{planned.name} has {fmt.grouped(planned.parameters)} parameters{_time_words(planned)}")
 
 

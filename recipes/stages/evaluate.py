@@ -151,7 +151,7 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         section="Tests",
         ge=1,
         le=3600,
-        unit="s",
+        unit="seconds",
         help="Processor time of each program that unit tests run; it may take three times as long by the clock.",
     )
 

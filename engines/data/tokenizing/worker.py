@@ -16,6 +16,7 @@ import msgspec
 
 from engines.data.encoders import WHOLE_FILE, Encoder, SentencePieceEncoder, WholeEncoder
 from engines.data.tokenizing.parts import Job, Part, PartEncoder
+from engines.words import ExitCode
 from recipes.problems import OperatorError
 
 
@@ -45,8 +46,8 @@ def full_disk(error: OSError, folder: str) -> OperatorError | None:
     )
 
 
-def main() -> int:
-    """Encode parts until the input ends; exit code 0."""
+def main() -> ExitCode:
+    """Encode parts until the input ends, or the parent does."""
     parent = os.getppid()
     out = sys.stdout.buffer
 
@@ -65,7 +66,7 @@ def main() -> int:
         for line in sys.stdin.buffer:
             answer({"record": parts.write(msgspec.json.decode(line, type=Part), progress)})
     except (ParentGoneError, BrokenPipeError):
-        return 1
+        return ExitCode.FAILED
     except OperatorError as error:
         answer({"error": error.message, "hint": error.hint})
     except OSError as error:
@@ -73,7 +74,7 @@ def main() -> int:
         if known is None:
             raise
         answer({"error": known.message, "hint": known.hint})
-    return 0
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -77,8 +78,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def drips(self, _body: dict[str, Any]) -> None:
         self.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
-        while not self.server.over.wait(0.02):
+        while not self.server.over.is_set():
             self.wfile.write(b"a")
+            time.sleep(0.02)
 
     def endless(self, _body: dict[str, Any]) -> None:
         self.send_response(200)
