@@ -163,7 +163,8 @@ def belongs(field_path: str) -> str:
         having = [tag for tag in tags_of(kind) if tag in tags]
         outputs = either([output_word(tag) for tag in having])
         words.append(kind if having == tags_of(kind) else f"{kind} with output = {outputs}")
-    return f"it is a field of {' and '.join(words)}" if words else ""
+    listed = " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return f"it is a field of {listed}" if words else ""
 
 
 def _write(data: dict[str, Any], path: KeyPath, value: Any) -> None:

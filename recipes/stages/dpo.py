@@ -34,7 +34,6 @@ MEASURED = (
 class PreferenceFields(FinetuneFields):
     """The fields of training on pairs of answers, whatever its output."""
 
-    kind: Literal["dpo"] = "dpo"
     data: str = setting(
         section="Inputs",
         at_resume="input",

@@ -62,7 +62,9 @@ def test_a_text_field_takes_text_that_looks_like_something_else() -> None:
 
 
 def test_a_field_of_one_output_is_named_with_its_output() -> None:
-    assert belongs("load_in_4bit") == 'it is a field of finetune with output = "adapter" and dpo'
+    assert belongs("load_in_4bit") == (
+        'it is a field of finetune with output = "adapter", dpo with output = "adapter" and evaluate'
+    )
 
 
 @pytest.mark.parametrize(
