@@ -61,7 +61,7 @@ class PretrainStage(TrainingFields):
         section="Model",
         at_resume="shapes",
         help="Type of the model, as transformers names it: qwen3 norms each head's queries and keys, olmo2 all heads'"
-        " together and after the layers; qwen2 has biases; mistral, qwen2 and qwen3 may have a sliding_window.",
+        " together and after the layers; mistral and qwen3 may have a sliding_window.",
     )
     hidden_size: int = setting(
         section="Model",
@@ -120,7 +120,7 @@ class PretrainStage(TrainingFields):
         ge=1,
         unit="tokens",
         advanced=True,
-        help="Tokens that a token attends to in every layer, itself included; all without a value. For mistral, qwen2"
+        help="Tokens that a token attends to in every layer, itself included; all without a value. For mistral"
         " and qwen3; llama.cpp does not apply their window, so its answers are the model's up to this length.",
     )
     rms_norm_eps: float = setting(

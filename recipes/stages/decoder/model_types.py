@@ -1,5 +1,7 @@
 """The model types that pretraining can make: dense decoders of transformers whose GGUF files Cockpit can write.
 
+Qwen2 is not among them: transformers reads every tokenizer beside such a model as Qwen's, whatever its files say.
+
 A row says what a type has beyond GQA, SwiGLU, rotary positions and RMSNorm, as transformers' own classes have it. To
 add one, add a row here; `tests/engines/training/test_decoders.py` compares each with the real model.
 """
@@ -11,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 RopeType = Literal["default", "linear", "yarn", "llama3"]
-ModelType = Literal["llama", "mistral", "qwen2", "qwen3", "olmo2"]
+ModelType = Literal["llama", "mistral", "qwen3", "olmo2"]
 
 LINEAR, TERNARY = "linear", "ternary"
 """Field of a stage, and key in config.json of a checkpoint whose matrices are rounded when they compute; its value."""
@@ -26,7 +28,6 @@ class DecoderType:
     Attributes:
         class_name: transformers' class, as `architectures` of config.json names it.
         norms: the norms of a layer by their module, each with its width: a field or property of `Sizes`.
-        biased: the matrices of a layer that have a bias.
         free_head_width: `head_dim` may be another width than hidden_size / num_attention_heads.
         any_heads: with `head_dim`, hidden_size need not be a multiple of num_attention_heads.
         window: settings beside `sliding_window` that put a window on every layer; None if the type has no windows.
@@ -37,7 +38,6 @@ class DecoderType:
 
     class_name: str
     norms: Mapping[str, str] = field(default_factory=lambda: {INPUT_NORM: "hidden_size", SECOND_NORM: "hidden_size"})
-    biased: tuple[str, ...] = ()
     free_head_width: bool = True
     any_heads: bool = True
     window: Mapping[str, Any] | None = None
@@ -46,14 +46,9 @@ class DecoderType:
     rope_types: tuple[RopeType, ...] = ROPE_TYPES
 
 
-_QWEN_WINDOW = {"use_sliding_window": True, "max_window_layers": 0}
-
 MODEL_TYPES: Mapping[ModelType, DecoderType] = {
     "llama": DecoderType("LlamaForCausalLM", any_heads=False, rope_types=("default", "linear", "yarn", "llama3")),
     "mistral": DecoderType("MistralForCausalLM", window={}, no_window={"sliding_window": None}),
-    "qwen2": DecoderType(
-        "Qwen2ForCausalLM", biased=("q_proj", "k_proj", "v_proj"), free_head_width=False, window=_QWEN_WINDOW
-    ),
     "qwen3": DecoderType(
         "Qwen3ForCausalLM",
         norms={
@@ -62,7 +57,7 @@ MODEL_TYPES: Mapping[ModelType, DecoderType] = {
             "self_attn.q_norm": "head_dim",
             "self_attn.k_norm": "head_dim",
         },
-        window=_QWEN_WINDOW,
+        window={"use_sliding_window": True, "max_window_layers": 0},
     ),
     "olmo2": DecoderType(
         "Olmo2ForCausalLM",

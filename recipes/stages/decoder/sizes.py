@@ -61,9 +61,8 @@ class Sizes:
 
     @property
     def parameters(self) -> int:
-        """All parameters, with the norms and the biases of the model type."""
-        row, linear = MODEL_TYPES[self.model_type], self.linear
-        vectors = sum(getattr(self, width) for width in row.norms.values()) + sum(linear[one][1] for one in row.biased)
+        """All parameters, with the norms of the model type."""
+        vectors = sum(getattr(self, width) for width in MODEL_TYPES[self.model_type].norms.values())
         return self.linear_parameters + self.embeddings + self.num_hidden_layers * int(vectors) + self.hidden_size
 
     @property
