@@ -178,18 +178,19 @@ class Votes:
             self._write(head)
         else:
             self.seed = self._checked(lines[0], head)
-            for line in lines[1:]:
-                self._take(line)
         shown = [pair for pair in pairs.pairs if not pair.equal]
         self.shown = sorted(shown, key=lambda pair: self._digest(f"order {pair.key}"))
         """the pairs in the order in which they are shown"""
+        self._open = {pair.key for pair in shown}
+        for line in lines[1:]:
+            self._take(line)
 
     @property
     def at(self) -> Pair | None:
         """The pair that is shown now; None at the end."""
-        if self.ended:
+        if self.finished:
             return None
-        return next((pair for pair in self.shown if pair.key not in self.votes), None)
+        return next(pair for pair in self.shown if pair.key in self._open)
 
     @property
     def done(self) -> int:
@@ -199,7 +200,7 @@ class Votes:
     @property
     def finished(self) -> bool:
         """Every pair has a vote, or the operator ended it: the sides may be known."""
-        return self.at is None
+        return self.ended or not self._open
 
     def sides_of(self, pair: Pair) -> tuple[str, str]:
         """The answers at the left and at the right."""
@@ -216,17 +217,15 @@ class Votes:
         if pair is None or choice not in CHOICES:
             return
         self._write({"key": pair.key, "vote": choice})
-        self.votes[pair.key] = choice
-        self._given.append(pair.key)
+        self._keep(pair.key, choice)
 
     def undo(self) -> bool:
-        """Remove the last vote; returns whether there was one."""
-        if self.ended or not self._given:
+        """Remove the last vote; returns whether there was one. After the end there is none: the sides are known."""
+        if self.finished or not self._given:
             return False
         key = self._given[-1]
         self._write({"key": key, "vote": _UNDO})
-        self._given.pop()
-        del self.votes[key]
+        self._drop(key)
         return True
 
     def end(self) -> None:
@@ -306,20 +305,32 @@ class Votes:
         return seed
 
     def _take(self, line: bytes) -> None:
-        """A kept line; one that a kill cut short counts as not given."""
+        """A kept line. One that a kill cut short, of another pair, or after the end counts as not given."""
         try:
             value = msgspec.json.decode(line, type=dict[str, str])
             key, vote = value["key"], value["vote"]
         except (msgspec.MsgspecError, KeyError, UnicodeDecodeError, RecursionError):
             return
+        if self.finished:
+            return
         if vote == _END:
             self.ended = True
-        elif vote == _UNDO:
-            self.votes.pop(key, None)
-            self._given = [one for one in self._given if one != key]
-        elif vote in CHOICES:
-            self.votes[key] = vote
-            self._given.append(key)
+        elif vote == _UNDO and key in self.votes:
+            self._drop(key)
+        elif vote in CHOICES and (key in self._open or key in self.votes):
+            self._keep(key, vote)
+
+    def _keep(self, key: str, choice: str) -> None:
+        if key in self.votes:  # two windows voted on this pair
+            self._given.remove(key)
+        self.votes[key] = choice
+        self._given.append(key)
+        self._open.discard(key)
+
+    def _drop(self, key: str) -> None:
+        del self.votes[key]
+        self._given.remove(key)
+        self._open.add(key)
 
     def _write(self, value: dict[str, Any]) -> None:
         """A line, whole; after one that a kill cut short it begins on a line of its own."""

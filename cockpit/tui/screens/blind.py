@@ -58,7 +58,7 @@ class BlindScreen(Screen[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's name
         """Hide the votes at the end."""
-        return not self.votes.finished or action not in {"vote", "end"}
+        return not self.votes.finished or action not in {"vote", "undo", "end"}
 
     # ---- keys
 

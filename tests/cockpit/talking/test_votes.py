@@ -73,6 +73,33 @@ def test_a_kill_loses_no_vote_and_an_undone_one_stays_undone(tmp_path: Path) -> 
     assert ended.count().open == 4
 
 
+def test_no_vote_changes_after_every_pair_has_one(tmp_path: Path) -> None:
+    """The result names the models, so a changed vote would not be blind."""
+    votes = Votes(tmp_path / "v", pairs(2), seed=1)
+    for choice in (LEFT, TIE):
+        votes.vote(choice)
+    count = votes.count()
+    assert not votes.undo()
+    key = next(iter(votes.votes))
+    with (tmp_path / "v").open("a") as file:  # as an older Cockpit, or a hand, wrote it
+        file.write(json.dumps({"key": key, "vote": "undo"}) + "\n" + json.dumps({"key": key, "vote": RIGHT}) + "\n")
+    assert Votes(tmp_path / "v", pairs(2), seed=1).count() == count
+
+
+def test_votes_of_two_windows_and_of_unknown_pairs_do_not_confuse_undo(tmp_path: Path) -> None:
+    votes = Votes(tmp_path / "v", pairs(4), seed=1)
+    pair = votes.at
+    assert pair is not None
+    with (tmp_path / "v").open("a") as file:
+        for key, vote in ((pair.key, LEFT), (pair.key, TIE), ("another", LEFT), ("another", "undo")):
+            file.write(json.dumps({"key": key, "vote": vote}) + "\n")
+    again = Votes(tmp_path / "v", pairs(4), seed=1)
+    assert again.votes == {pair.key: TIE}, "the later vote counts"
+    assert again.undo()
+    assert not again.undo()
+    assert again.at == pair
+
+
 def test_the_file_does_not_say_which_model_was_chosen(tmp_path: Path) -> None:
     first, second = (Votes(tmp_path / name, pairs(8), seed=7) for name in ("1", "2"))
     for votes in (first, second):

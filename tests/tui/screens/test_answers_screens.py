@@ -62,8 +62,9 @@ async def test_ending_early_asks_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_rows_are_browsed_by_filter_and_text(size: tuple[int, int], tmp_path: Path) -> None:
-    model = write_results(tmp_path / "m.json", {"a": True, "b": False, "c": False}, expected="yes\x1b[2J no")
-    base = write_results(tmp_path / "b.json", {"a": False, "b": False, "c": True}, answer="maybe")
+    expected = "yes\x1b[2J no"
+    model = write_results(tmp_path / "m.json", {"a": True, "b": False, "c": False}, expected=expected)
+    base = write_results(tmp_path / "b.json", {"a": False, "b": False, "c": True}, answer="maybe", expected=expected)
     app = CockpitApp(tmp_path, answers=AnswersTarget(model, base))
     async with app.run_test(size=size) as pilot:
         await until_seen(pilot, "row 1 of 3")
