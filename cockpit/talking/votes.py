@@ -220,7 +220,7 @@ class Votes:
         self._keep(pair.key, choice)
 
     def undo(self) -> bool:
-        """Remove the last vote; returns whether there was one. After the end there is none: the sides are known."""
+        """Remove the last vote; returns whether there was one. After the end no vote changes: the sides are known."""
         if self.finished or not self._given:
             return False
         key = self._given[-1]

@@ -22,7 +22,7 @@ from engines.files import refuse_special_files
 from engines.json_text import read_object
 from engines.labels.vocabulary import Vocabulary, view_of
 from engines.run_dir import place_now
-from engines.training.inputs import cached_folder, refuse_missing_weights
+from engines.training.inputs import cached_folder, not_loaded, refuse_missing_weights
 from recipes.problems import OperatorError, printable
 
 Warn = Callable[[str], None]
@@ -107,10 +107,15 @@ def _load_adapter(path: Path, warn: Warn, dtype: str, quantization: Any) -> Load
     base = base_of(path)
     refuse_special_files(path)
     whole = _pretrained(base, dtype, quantization)
-    rows = _embedding_rows(path)
-    if rows > whole.get_input_embeddings().weight.shape[0]:
-        whole.resize_token_embeddings(rows, mean_resizing=False)
-    model = PeftModel.from_pretrained(whole, path)
+    try:
+        rows = _embedding_rows(path)
+        if rows > whole.get_input_embeddings().weight.shape[0]:
+            whole.resize_token_embeddings(rows, mean_resizing=False)
+        model = PeftModel.from_pretrained(whole, path)
+    except Exception as error:  # libraries raise anything for a damaged adapter
+        if exhausted_memory(error):
+            raise
+        raise not_loaded(path, "an adapter", error) from error
     _add_ends(model, path)
     tokenizer_folder = path if (path / "tokenizer_config.json").is_file() else base
     return _finished(model, load_tokenizer(tokenizer_folder, warn), (path, base))
@@ -146,11 +151,11 @@ def _pretrained(folder: Path, dtype: str, quantization: Any = None) -> Any:
             output_loading_info=True,
             **({} if quantization is None else {"quantization_config": quantization}),
         )
-    except (OSError, ValueError) as error:
-        raise _not_loaded(folder, "model", error) from error
-    except (ImportError, RuntimeError, NotImplementedError) as error:
-        if quantization is None or exhausted_memory(error):
+    except Exception as error:  # libraries raise anything for a damaged model
+        if isinstance(error, OperatorError) or exhausted_memory(error):
             raise
+        if quantization is None or not isinstance(error, ImportError | RuntimeError):
+            raise not_loaded(folder, "a model", error) from error
         raise OperatorError(
             f"load_in_4bit — bitsandbytes cannot quantize {folder} here: {printable(str(error), 300)}",
             "install a bitsandbytes that supports this machine (pip install bitsandbytes), or leave it out",
@@ -171,16 +176,13 @@ def load_tokenizer(folder: Path, warn: Warn) -> Any:
     refuse_special_files(folder)
     try:
         found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise _not_loaded(folder, "tokenizer", error) from error
+    except Exception as error:  # tokenizers raises plain exceptions
+        if exhausted_memory(error):
+            raise
+        raise not_loaded(folder, "a tokenizer", error) from error
     for warning in check_tokenizer_class(folder, found):
         warn(warning)
     return found
-
-
-def _not_loaded(folder: Path, what: str, error: Exception) -> OperatorError:
-    detail = (str(error).splitlines() or [type(error).__name__])[0]
-    return OperatorError(f"cannot load a {what} from {folder}: {detail}", "give a folder that save_pretrained wrote")
 
 
 def _finished(model: Any, tokenizer: Any, tokenizer_folders: tuple[Path, ...]) -> LoadedModel:

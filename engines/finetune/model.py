@@ -21,7 +21,7 @@ from engines.finetune.adapted_linear import join_products
 from engines.finetune.added_tokens import ends_of
 from engines.finetune.loftq import initialize
 from engines.json_text import read_object
-from engines.training.inputs import refuse_missing_weights
+from engines.training.inputs import not_loaded, refuse_missing_weights
 from recipes.problems import OperatorError, printable
 from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage, is_pattern
 
@@ -86,6 +86,10 @@ def load_base(
             f"load_in_4bit — bitsandbytes cannot quantize {path} here: {_first_line(error)}",
             "install a bitsandbytes that supports this machine (pip install bitsandbytes), or set load_in_4bit = false",
         ) from error
+    except Exception as error:  # libraries raise anything for a damaged model
+        if isinstance(error, OperatorError) or exhausted_memory(error):
+            raise
+        raise not_loaded(path, "a model", error) from error
     if quantization is not None:
         _keep_layout(model)
     return model, tokenizer

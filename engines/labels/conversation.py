@@ -22,7 +22,7 @@ _REQUEST_TURNS = 20_000
 """Turns of placeholders in one request: a few megabytes."""
 _FOLD = "\n\n"
 _OTHER_TEMPLATE = 'set chat_template to another template, such as "chatml"'
-_SKIP = 'on_bad_row = "skip" leaves such rows out'
+SKIP = 'on_bad_row = "skip" leaves such rows out'
 
 
 class UnfitError(Exception):
@@ -262,7 +262,7 @@ class Conversations:
             shown = printable(text.text[max(0, different - 20) : different + 40], 60)
             raise UnfitError(
                 f"the chat template changes a text of this conversation, near '{shown}'",
-                f"{_OTHER_TEMPLATE}; {_SKIP}",
+                f"{_OTHER_TEMPLATE}; {SKIP}",
                 depth=1,
             )
         return placed
@@ -364,7 +364,7 @@ def _refused(words: str, talk: Talk) -> UnfitError:
     first = "set fold_system = true, if it refuses the system turn; " if system else ""
     return UnfitError(
         f"the chat template does not render the conversation: {printable(words, 300)}",
-        f"{first}{_OTHER_TEMPLATE}; {_SKIP}",
+        f"{first}{_OTHER_TEMPLATE}; {SKIP}",
         depth=0,
     )
 
@@ -407,8 +407,8 @@ def _way_out(kind: str, role: str) -> str:
     if kind == "reasoning":
         return f'set ignore_keys = ["reasoning_content"] to train without it, or {_OTHER_TEMPLATE}'
     if kind in ("call", "name"):
-        return f'{_OTHER_TEMPLATE}, or ignore_keys = ["tool_calls"] to train without it; {_SKIP}'
-    return f"set fold_system = true, or {_OTHER_TEMPLATE}" if role == "system" else f"{_OTHER_TEMPLATE}; {_SKIP}"
+        return f'{_OTHER_TEMPLATE}, or ignore_keys = ["tool_calls"] to train without it; {SKIP}'
+    return f"set fold_system = true, or {_OTHER_TEMPLATE}" if role == "system" else f"{_OTHER_TEMPLATE}; {SKIP}"
 
 
 def _refuse_twice(skeleton: Skeleton, marked: Marked) -> None:
@@ -422,7 +422,7 @@ def _refuse_twice(skeleton: Skeleton, marked: Marked) -> None:
         if twice:
             raise UnfitError(
                 f"the chat template writes the text of turn {answer.turn + 1} twice, so its place is not certain",
-                f"{_OTHER_TEMPLATE}; {_SKIP}",
+                f"{_OTHER_TEMPLATE}; {SKIP}",
             )
 
 
@@ -443,7 +443,7 @@ def _refuse_moved(skeleton: Skeleton, asked: _Asked) -> None:
     if moved is not None:
         raise UnfitError(
             f"the chat template writes turn {moved + 1} ({turns[moved]['role']}) in another place than the row has it",
-            f"{_OTHER_TEMPLATE}; {_SKIP}",
+            f"{_OTHER_TEMPLATE}; {SKIP}",
         )
 
 

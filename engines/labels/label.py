@@ -14,7 +14,7 @@ from typing import Any
 from engines.chat.rendering import TemplateLimitError, Waiting
 from engines.data.door import Located
 from engines.data.readers.row import MessageRow, TextRow
-from engines.labels.conversation import Conversations, Proven, Talk, UnfitError, folded
+from engines.labels.conversation import SKIP, Conversations, Proven, Talk, UnfitError, folded
 from engines.labels.row import (
     IGNORED,
     DroppedRow,
@@ -36,6 +36,8 @@ NO_TEMPLATE = (
     "the model's tokenizer has no chat template, so it cannot encode conversations",
     'set chat_template = "chatml", or the template that the model was trained with',
 )
+
+_ANOTHER_TEMPLATE = "give another chat template: chat_template in a stage, --chat-template for a command"
 
 ONE_OF_PAIR = (
     'train on the pairs with kind = "dpo"; or name one answer: columns = {user = "prompt", assistant = "chosen"}'
@@ -357,7 +359,9 @@ def prompt_ids(
         talks = Conversations(view, template, waiting, rules.moment)
         text, contents = talks.prompt(folded(talk) if rules.fold_system else talk)
     except UnfitError as error:
-        raise OperatorError(error.reason, error.way_out) from error
+        # A prompt that is to be answered is no row of a training, which could leave it out.
+        hint = _ANOTHER_TEMPLATE if SKIP in error.way_out else error.way_out
+        raise OperatorError(error.reason, hint) from error
     parts = encoded([stretches(text, contents, (), view)], view)[0]
     return [token for part in parts for token in part.ids]
 

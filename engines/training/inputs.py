@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -50,6 +51,31 @@ def refuse_missing_weights(folder: Path, missing: Iterable[str]) -> None:
             f" {printable(', '.join(names[:3]), 300)}{more}",
             "name a model that generates text, with all its files; a classifier or a reward model has another head",
         )
+
+
+def not_loaded(folder: Path, what: str, error: Exception) -> OperatorError:
+    """What the operator reads when a library cannot load something from a folder: these raise anything for a file that
+    is damaged or not what it should be.
+
+    Args:
+        folder: the folder.
+        what: what it should have, with its article.
+        error: what the library raised.
+    """
+    named = printable(str(folder), 400)
+    if isinstance(error, pickle.UnpicklingError):  # torch's own words advise the operator to run the code in the file
+        return OperatorError(
+            f"cannot load {what} from {named}: its weights are a pickle that has more than tensors, or is damaged",
+            "use weights as safetensors: a pickle can run code",
+        )
+    lines = str(error).strip().splitlines()
+    detail = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if isinstance(error, OSError | ValueError) and lines:
+        detail = lines[0]
+    return OperatorError(
+        f"cannot load {what} from {named}: {printable(detail, 300)}",
+        "give a folder that save_pretrained wrote; copy it again whole if it is one",
+    )
 
 
 def cached_folder(hub_id: str) -> Path:

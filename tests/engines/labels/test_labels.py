@@ -417,3 +417,12 @@ def test_a_template_that_changes_a_text_is_refused_in_these_words(tmp_path: Path
     (found,) = outcomes([talk], view)
     assert isinstance(found, RefusedRow)
     assert (words or "no end token after the answer of turn 2") in found.reason
+
+
+def test_a_prompt_that_no_template_renders_is_not_advised_to_be_left_out_of_a_training(view: Vocabulary) -> None:
+    broken = "{{ raise_exception('no') }}" + CHATML
+    with pytest.raises(OperatorError, match="does not render the conversation") as caught:
+        prompt_ids([{"role": "user", "content": "hello"}], [], view, LabelRules(100, template=broken))
+    assert caught.value.hint
+    assert "--chat-template" in caught.value.hint
+    assert "on_bad_row" not in caught.value.hint

@@ -196,3 +196,29 @@ def test_a_chat_template_reaches_nothing_outside_its_messages(
     assert re.search(r"unsafe|undefined|no loader|access|not safe|Undefined|Range too big", found.reason)
     assert not canary.exists()
     assert "root:" not in repr(rows)
+
+
+@pytest.mark.parametrize("damage", ["pickle", "cut", "config", "tokenizer"])
+def test_a_damaged_model_is_refused_in_one_line_wherever_it_is_loaded(tmp_path: Path, model: Path, damage: str) -> None:
+    from engines.evaluate.model import load_model
+    from engines.finetune.model import load_base
+
+    copied = shutil.copytree(model, tmp_path / "copied")
+    weights = copied / "model.safetensors"
+    if damage == "pickle":
+        weights.unlink()
+        (copied / "pytorch_model.bin").write_bytes(b"cos\nmkdir\n(S'" + str(tmp_path / "ran").encode() + b"'\ntR.")
+    elif damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "config":
+        settings = json.loads((copied / "config.json").read_text())
+        (copied / "config.json").write_text(json.dumps({**settings, "hidden_size": [1]}))
+    else:
+        (copied / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE", "vocab": 1}}')
+    for load in (lambda: load_model(copied, "model"), lambda: load_base(copied)):
+        with pytest.raises(OperatorError, match="cannot load a (model|tokenizer) from") as caught:
+            load()
+        assert "\n" not in caught.value.message
+        assert "weights_only" not in caught.value.message, "torch's way out would run the code in the file"
+        assert caught.value.hint
+    assert not (tmp_path / "ran").exists()
