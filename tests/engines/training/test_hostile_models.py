@@ -216,7 +216,7 @@ def test_a_damaged_model_is_refused_in_one_line_wherever_it_is_loaded(tmp_path: 
     else:
         (copied / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE", "vocab": 1}}')
     for load in (lambda: load_model(copied, "model"), lambda: load_base(copied)):
-        with pytest.raises(OperatorError, match="cannot load a (model|tokenizer) from") as caught:
+        with pytest.raises(OperatorError, match=r"cannot load a (model|tokenizer) from") as caught:
             load()
         assert "\n" not in caught.value.message
         assert "weights_only" not in caught.value.message, "torch's way out would run the code in the file"
