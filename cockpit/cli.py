@@ -146,12 +146,10 @@ def open_screen(
 
 
 def _report(error: Exception) -> None:
-    """Print the error and its hint on stderr; both may quote names and paths, so they are made safe first."""
-    from cockpit.text.safe_text import safe_lines
+    """Print the error and its hint on stderr."""
+    from cockpit.text.safe_text import error_text
 
-    hint = str(getattr(error, "hint", ""))
-    lines = [*safe_lines(f"cockpit: {error}"), *(f"  {line}" for line in safe_lines(hint) if line)]
-    say("\n".join(lines))
+    say(error_text(error, getattr(error, "hint", "")))
 
 
 def _operator_errors() -> tuple[type[Exception], ...]:

@@ -19,7 +19,7 @@ from cockpit.runs.find import runs_root
 from cockpit.talking.model_place import MODEL_HELP, model_place
 from cockpit.text import formatting as fmt
 from cockpit.text.output import print_json, print_out, say
-from cockpit.text.safe_text import safe_text
+from cockpit.text.safe_text import error_text, safe_text
 from cockpit.text.text_table import text_table
 from engines.files import read_regular_text
 from engines.judging.sets.general import GENERAL, general_set
@@ -321,7 +321,7 @@ class _Pace:
 def _show(line: dict[str, Any], pace: _Pace, *, live: bool, as_json: bool) -> None:
     match line:
         case {"error": error, "hint": hint}:
-            say(f"cockpit: {safe_text(error, 8000)}" + (f"\n  {safe_text(hint, 400)}" if hint else ""), clear=live)
+            say(error_text(error, hint), clear=live)
         case {"warning": text}:
             say(f"warning: {safe_text(text, 400)}", clear=live)
         case {"phase": phase} if not as_json:

@@ -21,7 +21,7 @@ from cockpit.runs.reader import read_now
 from cockpit.runs.verify import made_from
 from cockpit.text import formatting as fmt
 from cockpit.text.output import print_json, print_out, say
-from cockpit.text.safe_text import safe_text
+from cockpit.text.safe_text import error_text, safe_text
 from cockpit.text.text_table import text_table
 from engines.json_text import read_json
 from engines.llama.gguf_file import part_paths
@@ -230,7 +230,7 @@ def _folder(given: str, option: str) -> Path:
 def _show(line: dict[str, Any], *, live: bool, as_json: bool) -> None:
     match line:
         case {"error": error, "hint": hint}:
-            say(f"cockpit: {safe_text(error, 1000)}" + (f"\n  {safe_text(hint, 400)}" if hint else ""), clear=live)
+            say(error_text(error, hint), clear=live)
         case {"warning": text}:
             say(f"warning: {safe_text(text, 400)}", clear=live)
         case {"phase": phase} if not as_json:

@@ -64,6 +64,11 @@ def safe_lines(text: object, limit: int = 200) -> list[str]:
     return kept if len(lines) <= limit else [*kept, f"… {len(lines) - limit} more lines"]
 
 
+def error_text(error: object, hint: object = "") -> str:
+    """An error and its hint as they are printed; both may quote names and paths, and have several lines."""
+    return "\n".join([*safe_lines(f"cockpit: {error}"), *(f"  {line}" for line in safe_lines(hint) if line)])
+
+
 def _without_towers(line: str) -> str:
     kept, marks = [], 0
     for character in line:

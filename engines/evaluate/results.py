@@ -13,11 +13,9 @@ from engines.evaluate.asking import Answerer, Progress, Waiting, ask
 from engines.evaluate.differences import explained
 from engines.files import file_sha256, write_text
 from engines.judging.checks import Judges, judge_ahead
-from engines.judging.compare import Baseline, Comparison, Row, baseline_facts, compare
+from engines.judging.compare import RESULTS_FORMAT, Baseline, Comparison, Row, baseline_facts, compare
 from engines.judging.task import Task
 from engines.judging.totals import Judged, judged, totals
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def write_results(
         OSError: it cannot be written.
     """
     results = {
-        "format": FORMAT,
+        "format": RESULTS_FORMAT,
         "model": model,
         "tests": None
         if tests is None

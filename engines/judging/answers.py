@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -21,6 +21,11 @@ from recipes.problems import OperatorError, printable
 
 FORMAT = 1
 MAX_LINE_BYTES = 64 * 1024 * 1024
+MAX_SECONDS = 1e9
+"""Thirty years: no answer takes longer, and sums of such numbers are finite."""
+MAX_TOKEN = 2**31 - 1
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_SECONDS)]
+TokenCount = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKEN)]
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -43,13 +48,13 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     key: str
     answer: str
     ended: bool
-    prompt_tokens: int
-    tokens: int
-    first_token_s: float
-    latency_s: float
-    batch: int = 1
+    prompt_tokens: TokenCount
+    tokens: TokenCount
+    first_token_s: Seconds
+    latency_s: Seconds
+    batch: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKEN)] = 1
     problem: str = ""
-    ids: list[int] = []
+    ids: list[TokenCount] = []
     machine: str = ""
 
 

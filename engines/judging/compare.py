@@ -10,11 +10,13 @@ from typing import Any
 
 from engines.files import file_sha256
 from engines.json_text import read_json
+from engines.judging.answers import MAX_SECONDS, MAX_TOKEN
 from engines.judging.shares.counts import mcnemar, paired_shares
 from engines.judging.statistics import paired_bootstrap
 from recipes.problems import OperatorError, printable
 
 MAX_RESULTS_BYTES = 1024**3
+RESULTS_FORMAT = 1
 NAMED_ROWS = 8
 """Rows without a partner that a comparison names."""
 
@@ -126,6 +128,8 @@ def read_baseline(file: Path) -> Baseline:
     hint = "give the file that cockpit evaluate --output wrote"
     try:
         value = read_json(file, MAX_RESULTS_BYTES)
+        if value.get("format", RESULTS_FORMAT) != RESULTS_FORMAT:
+            raise ValueError(f"format — got {printable(repr(value['format']), 50)}; allowed: {RESULTS_FORMAT}")
         rows = [_row(row) for row in value["rows"]]
         moment = value.get("protocol", {}).get("moment", "")
     except (OSError, ValueError) as error:
@@ -158,17 +162,24 @@ def baseline_facts(file: Path) -> dict[str, str]:
 
 
 def _row(given: dict[str, Any]) -> Row:
-    """One row of a results file; TypeError or KeyError for anything else."""
+    """One row of a results file; TypeError, KeyError or ValueError for anything else."""
     key, passed, expected = given["key"], given["passed"], given.get("expected", "")
     where, answer = given.get("name") or given.get("where", ""), given.get("answer")
     ids = given.get("ids") or []
     texts = (key, expected, where)
     if not (isinstance(passed, bool) and all(isinstance(text, str) for text in texts)):
         raise TypeError
-    if not (answer is None or isinstance(answer, str)) or not all(type(one) is int for one in ids):
+    if not (answer is None or isinstance(answer, str)):
+        raise TypeError
+    if not all(type(one) is int and 0 <= one <= MAX_TOKEN for one in ids):
         raise TypeError
     latency = given.get("latency_s")
-    seconds = float(latency) if isinstance(latency, int | float) and not isinstance(latency, bool) else None
+    seconds = None
+    if isinstance(latency, int | float) and not isinstance(latency, bool):
+        if not 0 <= latency <= MAX_SECONDS:
+            row = printable(where or key, 100)
+            raise ValueError(f"row {row}: latency_s — got {printable(repr(latency), 50)}; allowed: 0 to {MAX_SECONDS}")
+        seconds = float(latency)
     return Row(key, expected, passed, where, answer, tuple(ids), seconds)
 
 

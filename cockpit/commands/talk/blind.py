@@ -20,7 +20,7 @@ from cockpit.talking.settings import setting_value
 from cockpit.talking.votes import Pairs, Votes, read_pairs
 from cockpit.text import formatting as fmt
 from cockpit.text.output import print_json, print_out, say
-from cockpit.text.safe_text import safe_text
+from cockpit.text.safe_text import error_text, safe_text
 from engines.chatting.lines import DEFAULT_LIMIT, PairsJob, Side
 from engines.files import file_sha256, write_text
 from engines.words import ExitCode
@@ -134,7 +134,7 @@ def _side(given: str, root: Path) -> Side:
 def _show(line: dict[str, Any], *, live: bool) -> None:
     match line:
         case {"error": error, "hint": hint}:
-            say(f"cockpit: {safe_text(error, 8000)}" + (f"\n  {safe_text(hint, 400)}" if hint else ""), clear=live)
+            say(error_text(error, hint), clear=live)
         case {"warning": text}:
             say(f"warning: {safe_text(text, 400)}", clear=live)
         case {"phase": phase}:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cockpit.text.safe_text import safe_lines, safe_text
+from cockpit.text.safe_text import error_text, safe_lines, safe_text
 
 PAYLOADS = [
     "\x1b]52;c;aGFja2Vk\x07",
@@ -51,3 +51,9 @@ def test_long_text_is_cut_and_ends_with_an_ellipsis() -> None:
 
 def test_stacks_of_combining_marks_are_cut() -> None:
     assert len(safe_text("e" + "\u0301" * 100)) == 4
+
+
+def test_an_error_of_several_rows_has_a_line_for_each() -> None:
+    shown = error_text("2 rows cannot be used:\nt:1  no\x1b[2J answer\nt:2  no prompt", "correct them")
+    assert shown == "cockpit: 2 rows cannot be used:\nt:1  no␛[2J answer\nt:2  no prompt\n  correct them"
+    assert error_text("no file") == "cockpit: no file"

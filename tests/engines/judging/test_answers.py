@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from engines.evaluate.asking import ask
 from engines.evaluate.results import evaluate_tasks
 from engines.judging.answers import AnswerFile, Kept
 from engines.judging.checks import Judges
-from engines.judging.compare import Baseline, Row, compare
+from engines.judging.compare import Baseline, Row, compare, read_baseline
 from engines.judging.shares.counts import wilson
 from engines.judging.task import Check, Task, sampled
 from engines.judging.totals import Judged, judged, totals
@@ -280,3 +281,38 @@ def test_several_answers_to_one_prompt_are_one_row_of_which_a_part_passed() -> N
     assert (found["pass_at_1"], found["pass_at_2"]) == (0.75, 1.0)
     assert found["success_low"] == pytest.approx(wilson(1.5, 2).low)
     assert not any(name.startswith("pass_at") for name in totals(rows[:1]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"latency_s": 1e308}, {"latency_s": float("inf")}, {"latency_s": -1}, {"latency_s": 10**400},
+        {"ids": [-7]}, {"ids": [2**40]},
+    ],
+)  # fmt: skip
+def test_a_baseline_with_numbers_that_no_evaluation_writes_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    row = {"key": "k", "passed": True, "expected": "", "latency_s": 1.0, "ids": [5]}
+    (tmp_path / "good.json").write_text(json.dumps({"format": 1, "rows": [row]}))
+    assert read_baseline(tmp_path / "good.json").rows[0].ids == (5,)
+    (tmp_path / "r.json").write_text(json.dumps({"format": 1, "rows": [row | change]}))
+    with pytest.raises(OperatorError, match=r"r\.json"):
+        read_baseline(tmp_path / "r.json")
+
+
+def test_a_baseline_of_a_later_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('{"format": 99, "rows": [{"key": "k", "passed": true}]}')
+    with pytest.raises(OperatorError, match="format — got 99; allowed: 1"):
+        read_baseline(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("change", [{"latency_s": 1e308}, {"tokens": -5}, {"ids": [-7]}, {"batch": 0}])
+def test_a_kept_answer_with_numbers_that_no_evaluation_writes_is_asked_again(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    asked(tmp_path / "a", Counting())
+    head, first, *others = (tmp_path / "a").read_text().splitlines()
+    edited = json.dumps(json.loads(first) | change)
+    (tmp_path / "a").write_text("\n".join([head, edited, *others]) + "\n")
+    again = Counting()
+    assert all(0 <= one.latency_s <= 1e9 and one.tokens >= 0 for one in asked(tmp_path / "a", again))
+    assert len(again.asked) == 1
