@@ -53,16 +53,18 @@ def _difference(answerer: Answerer, row: Judged, ids: Sequence[int], theirs: Seq
     pairs = zip(ids, theirs, strict=False)
     at = next((at for at, (own, other) in enumerate(pairs) if own != other), min(len(ids), len(theirs)))
     own, other = (one[at] if at < len(one) else None for one in (ids, theirs))
-    gap = None
-    if own is not None and other is not None:
+    gap, their_text = None, ""
+    if other is not None:
         logits = answerer.after([*answerer.encode(row.task), *ids[:at]])
-        gap = float(logits[own]) - float(logits[other]) if max(own, other) < len(logits) else None
+        known = other < len(logits)  # llama.cpp aborts at the text of a token that it does not have
+        their_text = _text(answerer, other) if known else f"token {other}"
+        gap = float(logits[own]) - float(logits[other]) if known and own is not None else None
     return {
         "key": row.task.key,
         "name": row.task.name or row.task.where.rpartition("/")[2],
         "at": at,
         "model": _text(answerer, own),
-        "baseline": _text(answerer, other),
+        "baseline": their_text,
         "gap": gap,
     }
 

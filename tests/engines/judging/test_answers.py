@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from engines.evaluate.asking import ask
+from engines.evaluate.differences import explained
 from engines.evaluate.results import evaluate_tasks
 from engines.judging.answers import AnswerFile, Kept
 from engines.judging.checks import Judges
@@ -316,3 +317,20 @@ def test_a_kept_answer_with_numbers_that_no_evaluation_writes_is_asked_again(
     again = Counting()
     assert all(0 <= one.latency_s <= 1e9 and one.tokens >= 0 for one in asked(tmp_path / "a", again))
     assert len(again.asked) == 1
+
+
+@pytest.mark.parametrize("theirs", [(9,), (1, 9)])
+def test_a_token_of_a_larger_vocabulary_is_named_by_its_number(theirs: tuple[int, ...]) -> None:
+    """llama.cpp ends its process at such a token."""
+
+    class Small(Counting):
+        def after(self, ids: Sequence[int]) -> Any:
+            return [0.0, 1.0, 2.0]
+
+        def text(self, token: int) -> str:
+            return "abc"[token]
+
+    row = judged(TASKS[0], kept("key-0", "0", ids=[1]), Judges())
+    base = Row(row.task.key, row.task.expected, True, ids=theirs)
+    (found,) = explained(Small(), [row], [base], lambda _done, _all: None, lambda: None)
+    assert (found["baseline"], found["gap"]) == ("token 9", None)
