@@ -168,7 +168,7 @@ def test_a_cached_hub_model_is_found_without_using_the_network(
     shutil.copytree(made["model"], repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
     _refuse_the_network(monkeypatch)
     cached, _, _ = evaluated(tmp_path / "hub", made, "messages", "someone/tiny")
     assert cached["loss"] == evaluated(tmp_path / "folder", made, "messages")[0]["loss"]
