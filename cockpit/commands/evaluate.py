@@ -32,6 +32,7 @@ DEFAULT_LIMIT = 256
 DEFAULT_LENGTH = 512
 DEFAULT_TOKENS = 200_000
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+_UNKNOWN_GAP = "the model does not have this token"
 _SHOWN_DIFFERENCES = 10
 DEFAULT_CODE_TIMEOUT_S = 10
 MOST_TEXT_BYTES = 64 * 1024
@@ -355,14 +356,17 @@ def _lines(result: dict[str, Any]) -> list[str]:
     )
     unjudged = int(metrics["unjudged_rows"])
     if unjudged:
-        lines += ["", f"{unjudged} rows have no verdict, because a check itself failed; they do not count as passed"]
+        lines += [
+            "",
+            f"without a verdict, because a check itself failed: {fmt.counted(unjudged, 'row')}; not counted as passed",
+        ]
     if result["comparison"] is not None:
         lines += ["", *_compared(result["comparison"])]
     if result["differences"] is not None:
         lines += ["", *_explained(result["differences"])]
     for name, rows in result["shown"].items():
         if rows:
-            lines += ["", f"{name}: {result['counts'][name]} rows"]
+            lines += ["", f"{name}: {fmt.counted(result['counts'][name], 'row')}"]
             lines += [f"  {safe_text(row['where'], 60)}  {safe_text(row['reason'], 160)}".rstrip() for row in rows]
     return lines
 
@@ -405,13 +409,15 @@ def _compared(found: dict[str, Any]) -> list[str]:
 def _explained(differences: list[dict[str, Any]]) -> list[str]:
     """Where answers first differ from the baseline's."""
     gaps = sorted(one["gap"] for one in differences if one["gap"] is not None)
-    lines = [f"{len(differences)} answers have other tokens than the baseline's"]
+    lines = [f"other tokens than the baseline's: {fmt.counted(len(differences), 'answer')}"]
     if gaps:
         middle, largest = fmt.number(gaps[len(gaps) // 2], 2), fmt.number(gaps[-1], 2)
         lines[0] += f"; the two logits at the first difference are {middle} apart in the median, at most {largest}"
     shown = sorted(differences, key=lambda one: -(one["gap"] or 0))[:_SHOWN_DIFFERENCES]
     for one in shown:
-        gap = "the shorter one reached its end" if one["gap"] is None else f"gap {fmt.number(one['gap'], 3)}"
+        gap = _UNKNOWN_GAP if one["gap"] is None else f"gap {fmt.number(one['gap'], 3)}"
+        if not (one["model"] and one["baseline"]):
+            gap = "the shorter one reached its end"
         tokens = " | ".join(repr(safe_text(one[side], 40)) for side in ("model", "baseline"))
         lines.append(f"  {safe_text(one['name'], 60)}  token {one['at']}: {tokens}  {gap}")
     return lines

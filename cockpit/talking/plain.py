@@ -101,7 +101,9 @@ class _Speaker:
 
     def _finish(self, turn: Turn, done: Done) -> None:
         if self._manner.as_json:
-            print_json({"model": self.title, "prompt": turn.prompt, **msgspec.to_builtins(done)}, flush=True)
+            print_json(
+                {"model": self.title, "prompt": turn.prompt, **msgspec.to_builtins(done)}, indent=None, flush=True
+            )
         else:
             # The whole text may end with a character that the pieces still owed.
             owed = done.text[len(turn.answer) :] if done.text.startswith(turn.answer) else ""

@@ -26,6 +26,7 @@ from recipes.problems import OperatorError, printable
 
 FORMAT = 1
 LEFT, RIGHT, TIE, SKIP = "1", "2", "tie", "skip"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _UNDO, _END = "undo", "end"
 CHOICES = (LEFT, RIGHT, TIE, SKIP)
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -267,13 +268,14 @@ class Votes:
         return json.dumps({**self.count().record(self.pairs.sides), "seed": self.seed, "rows": rows}, indent=1) + "\n"
 
     def as_csv(self) -> str:
-        """Every vote as a line."""
+        """Every vote as a line. Texts that a spreadsheet would compute begin with an apostrophe, which it hides."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["key", "winner", "prompt", *(f"{side}" for side in self.pairs.sides)])
         for pair in self.pairs.pairs:
             winner = "equal" if pair.equal else self.winner(pair)
-            writer.writerow([pair.key, winner, str(pair.messages[-1].get("content") or ""), *pair.answers])
+            texts = (str(pair.messages[-1].get("content") or ""), *pair.answers)
+            writer.writerow([pair.key, winner, *(f"'{one}" if one[:1] in _FORMULA else one for one in texts)])
         return text.getvalue()
 
     def _swapped(self, key: str) -> bool:

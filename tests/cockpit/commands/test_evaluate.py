@@ -49,7 +49,7 @@ def test_rows_without_a_verdict_and_rows_that_changed_are_named() -> None:
         shown={"lost": [], "won": [row]},
         counts={"lost": 0, "won": 3},
     )
-    assert "2 rows have no verdict" in shown
+    assert "2 rows; not counted as passed" in shown
     assert "+10.0 points (95 %: +0.0 to +20.0), p = 0.25" in shown
     assert "won 3, lost 0" in shown
     assert "1 rows are only in one of the two, not compared (1 of the model, 0 of the baseline): t:" in shown
@@ -69,9 +69,11 @@ def test_a_loss_is_shown_with_its_protocol_and_needs_no_test_rows() -> None:
 def test_differing_answers_are_explained_by_the_gap_of_their_first_tokens() -> None:
     gaps = [("a", 0.001), ("b", 0.5), ("c", None)]
     given = [{"name": name, "at": 3, "model": " x", "baseline": "\x1b", "gap": gap} for name, gap in gaps]
+    given.append({"name": "d", "at": 3, "model": "", "baseline": "y", "gap": None})
     shown = lines(differences=given)
-    assert "3 answers have other tokens" in shown
+    assert "baseline's: 4 answers; " in shown
     assert "at most 0.50" in shown
+    assert "the model does not have this token" in shown
     assert "the shorter one reached its end" in shown
     assert "\x1b" not in shown
 

@@ -132,6 +132,13 @@ def test_the_result_is_exported_with_every_row(tmp_path: Path) -> None:
     assert [row[1] for row in rows[1:]] == ["equal", "second", "second", "second"]
 
 
+def test_an_answer_is_no_formula_in_a_spreadsheet(tmp_path: Path) -> None:
+    pair = Pair("k", [{"role": "user", "content": "p"}], ("=1+1", "two"))
+    votes = Votes(tmp_path / "v", Pairs(("base", "tuned"), "0" * 64, (pair,)), seed=1)
+    votes.vote(LEFT)
+    assert next(iter(csv.reader(io.StringIO(votes.as_csv().splitlines()[1]))))[3:] == ["'=1+1", "two"]
+
+
 def test_files_of_answers_make_pairs_without_a_model(tmp_path: Path) -> None:
     prompts = ["one", "two", "three"]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in prompts))
