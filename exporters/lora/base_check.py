@@ -97,7 +97,7 @@ def _check_content(base: Path, base_sha256: str | None, adapter_folder: Path) ->
 def _check_revision(base: Path, adapter_folder: Path) -> None:
     """Compare the revision that PEFT recorded with that of a base model in the hub's cache (`…/snapshots/COMMIT`)."""
     settings = _settings(adapter_folder)
-    wanted, named = settings.get("revision"), str(settings.get("base_model_name_or_path"))
+    wanted, named = settings.get("revision"), str(settings.get("base_model_name_or_path") or "")
     home = next((path for path in base.absolute().parents if path.name.startswith("models--")), None)
     if not isinstance(wanted, str) or not wanted or home is None:
         return
@@ -105,10 +105,11 @@ def _check_revision(base: Path, adapter_folder: Path) -> None:
     same_model = home.name == f"models--{named.replace('/', '--')}"
     commit = commit_of(home, wanted) if same_model or _COMMIT.fullmatch(wanted) else ""
     if commit and commit != given:
+        pinned = f"{home.name.removeprefix('models--').replace('--', '/')}@{commit}"
         raise OperatorError(
             f"{adapter_folder} was trained on revision {printable(wanted, 60)} ({commit[:12]}) of "
-            f"{printable(named, 200)}, but the base model is revision {printable(given, 12)}",
-            f"download that revision (cockpit pull {printable(named, 200)}@{printable(wanted, 60)}) and name it so",
+            f"{printable(named, 200) or 'its base model'}, but the base model is revision {printable(given, 12)}",
+            f"download that revision (cockpit pull {printable(pinned, 300)}) and name it so",
         )
 
 

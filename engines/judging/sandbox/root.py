@@ -48,6 +48,7 @@ def enter_private_root(limits: Limits) -> None:
         OSError: a mount is refused; its text says which.
     """
     library = _library()
+    os.umask(0o022)  # the program's user goes through the folders made here, whatever mask the operator has
     opened = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in [*sources(), *_DEVICES]}
     links = {path: path.readlink() for path in _LINKS if path.is_symlink() and path not in opened}
     # Where the file of the loader lies, and not the link to its folder.

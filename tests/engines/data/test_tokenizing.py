@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from engines.artifacts.data_folder import TOKENS_JSON
@@ -191,9 +192,9 @@ def test_a_killed_process_and_a_bad_line_end_the_stage_with_their_cause(
     tmp_path: Path, text: Path, tokenizer: Path
 ) -> None:
     def kill_one(*_: Any) -> None:
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        for child in children[:1]:
-            os.kill(int(child), signal.SIGKILL)
+        workers = [one for one in psutil.Process().children() if "engines.data.tokenizing.worker" in one.cmdline()]
+        for one in workers[:1]:
+            one.kill()
         time.sleep(0.01)
 
     with pytest.raises(OperatorError, match="was killed by signal 9"):

@@ -90,6 +90,8 @@ ELSEWHERE |= {
         "engines/evaluate/test_fields.py::test_each_field_of_a_judge_reaches_it",
     ),
 }
+DRAWN = "engines/evaluate/test_stage_tests.py::test_several_answers_to_a_row_are_drawn"
+ELSEWHERE |= dict.fromkeys(("temperature", "top_k", "top_p", "sampling_seed", "num_return_sequences"), DRAWN)
 INPUTS = ("model", "data")
 QUICK = ("data", "max_length", "split", "checks")
 """Fields that the short run has."""

@@ -102,14 +102,15 @@ def test_checks_with_settings_and_the_operators_program_judge_a_whole_file(
 
 
 def test_several_answers_to_a_row_are_drawn_and_counted_as_one_row(tmp_path: Path, made: dict[str, Path]) -> None:
-    fields: dict[str, Any] = {"temperature": 5.0, "top_k": 50, "sampling_seed": 3, "num_return_sequences": 3}
+    fields: dict[str, Any] = {"temperature": 5.0, "top_k": 50, "top_p": 0.9, "sampling_seed": 3}
+    fields["num_return_sequences"] = 3
     ctx = context(tmp_path, made, **fields)
     metrics = run(ctx).metrics
     results = json.loads((ctx.out / "results.json").read_text())
     assert (metrics["test_rows"], len(results["rows"])) == (6, 18)
     assert {"pass_at_1", "pass_at_3"} <= set(metrics) <= {*row_of(ctx.stage).metrics(ctx.stage), "tokens"}
     sampling = results["protocol"]["sampling"]
-    assert (sampling["temperature"], sampling["top_k"], sampling["top_p"], sampling["seed"]) == (5.0, 50, 1.0, 3)
+    assert (sampling["temperature"], sampling["top_k"], sampling["top_p"], sampling["seed"]) == (5.0, 50, 0.9, 3)
     assert len({row["answer"] for row in results["rows"][:3]}) > 1
 
 

@@ -39,7 +39,7 @@ def test_a_revision_that_peft_recorded_is_compared_with_that_of_the_cache(tmp_pa
     words = f"was trained on revision {OTHER} .*, but the base model is revision {ONE[:10]}"
     with pytest.raises(OperatorError, match=words) as caught:
         check_base(base, None, adapter)
-    assert f"--revision {OTHER}" in caught.value.hint
+    assert f"cockpit pull org/name@{OTHER}" in caught.value.hint
     settings(adapter, revision="main", base_model_name_or_path="org/name")
     check_base(base, None, adapter)
     (base.parents[1] / "refs").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from itertools import chain
@@ -77,3 +78,14 @@ _NO_NAMESPACES = (
     "import os, sys\nwith open('/proc/sys/user/max_user_namespaces', 'w') as file:\n    file.write('0')\n"
     "os.execv(sys.argv[1], sys.argv[1:])"
 )
+
+
+def test_the_mask_of_the_operator_s_files_does_not_close_the_library_to_a_program() -> None:
+    before = os.umask(0o077)
+    made = Sandbox(Limits(cpu_s=10, wall_s=60.0))
+    try:
+        given = UnitTests("import subprocess\ndef f():\n    return 1\n", "assert f() == 1")
+        assert made.run(given) == Outcome(Verdicts.PASSED)
+    finally:
+        made.close()
+        os.umask(before)
