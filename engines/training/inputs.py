@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def not_loaded(folder: Path, what: str, error: Exception) -> OperatorError:
         error: what the library raised.
     """
     named = printable(str(folder), 400)
-    if isinstance(error, pickle.UnpicklingError):  # torch's own words advise the operator to run the code in the file
+    if type(error).__name__ == "UnpicklingError":  # torch's own words advise the operator to run the code in the file
         return OperatorError(
             f"cannot load {what} from {named}: its weights are a pickle that has more than tensors, or is damaged",
             "use weights as safetensors: a pickle can run code",
