@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import sys
@@ -30,6 +31,7 @@ def run_program(line: socket.socket) -> None:
     def names(wanted: list[str]) -> dict[str, Any]:
         return {name: _described(name, module.__dict__[name]) for name in wanted if name in module.__dict__}
 
+    os.register_at_fork(after_in_child=line.close)  # a copy of the program would answer a second time
     peer = Peer(line, lambda _what, _target, _argument: True, Remote)
     peer.export_first(load)
     peer.export_first(names)

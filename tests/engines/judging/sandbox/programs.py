@@ -143,6 +143,7 @@ GOOD: dict[str, tuple[str, str]] = {
     "uses the library": ("import math\nfrom math import isclose\ndef f(x): return math.sqrt(x)", "assert isclose(f(2), math.sqrt(2))"),
     "writes a file": ("def f(x):\n    open('a', 'w').write(x)\n    return open('a').read()", "assert f('b') == 'b'"),
     "starts a process": ("import subprocess, sys\ndef f(): return subprocess.run([sys.executable, '-c', 'print(7)'], capture_output=True, text=True).stdout", "assert f() == '7\\n'"),
+    "has copies": ("import os\nfor _ in range(3):\n    os.fork()\ndef f(x): return x * x", "assert f(3) == 9\nassert f(2) == 4"),
     "has cases of unittest": ("def f(x): return x * x", "import unittest\nclass T(unittest.TestCase):\n    def test_f(self): self.assertEqual(f(2), 4)\n    def test_raises(self):\n        with self.assertRaises(TypeError): f('a')\n"),
     "has functions of tests": ("def f(x): return x * x", "def test_two():\n    assert f(2) == 4\ndef test_three():\n    assert f(3) == 9\n"),
     "is a context": ("class f:\n    def __enter__(self): return 5\n    def __exit__(self, *a): return None", "with f() as x:\n    assert x == 5"),
