@@ -61,6 +61,9 @@ def load_model(
         OperatorError: it is not cached, not a model, or an adapter whose base model is missing or has changed; or its
             tokenizer gives text other ids than its tokenizer.json.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # the caller says what it loads
     folder = path or cached_folder(name)
     quantization = quantization_as_trained(folder) if load_in_4bit else None
     if is_adapter(folder):
