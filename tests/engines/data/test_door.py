@@ -528,8 +528,8 @@ def test_a_mistake_in_a_json_array_is_named_by_its_line(tmp_path: Path, text: st
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.jsonl", gzip.compress(b'{"text": "a"}'), "packed with gzip"),
-        ("a.jsonl.gz", gzip.compress(gzip.compress(b'{"text": "a"}')), "packed with gzip"),
+        ("a.jsonl", gzip.compress(b'{"text": "a"}', mtime=0), "packed with gzip"),
+        ("a.jsonl.gz", gzip.compress(gzip.compress(b'{"text": "a"}', mtime=0), mtime=0), "packed with gzip"),
         ("a.json", b"PK\x03\x04", "a zip archive"),
         ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
