@@ -1,8 +1,7 @@
 """The processes that train together: their number, this one's rank, and the exchange of facts between them.
 
-torchrun starts the processes and says in the environment which is which. Facts are small: numbers, and objects of
-Python. They use gloo and the processor's memory, also where gradients use nccl. A training of one process has no
-process group, and every exchange returns at once.
+torchrun starts the processes and says in the environment which is which. A training of one process has no process
+group, and every exchange returns at once.
 
 accelerate must not find torchrun's variables: it would divide batches and wrap the model by its own rules, and on a
 processor it trains with DDP where FSDP was requested. So `connect` removes them after it has used them, and the
@@ -11,10 +10,10 @@ libraries see one process on one device.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
 
@@ -22,8 +21,9 @@ TIMEOUT_S = 1800.0
 """How long a process waits for the others in an exchange before it fails. What one process does alone, such as a save,
 must take less."""
 _RANK, _SIZE, _LOCAL = "RANK", "WORLD_SIZE", "LOCAL_RANK"
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _HIDDEN = (_RANK, _SIZE, _LOCAL, "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE", "GROUP_WORLD_SIZE")
+_EXCHANGE = "engines.ranks.exchange"
+"""The module that exchanges; it needs torch, which a training of one process imports later."""
 
 Value = TypeVar("Value")
 
@@ -50,37 +50,17 @@ class World:
     def connect(self, timeout_s: float = TIMEOUT_S) -> None:
         """Join the process group that torchrun's environment describes, and hide that environment from libraries.
 
-        A rank sees one GPU from then on, number `local_rank` of those that are visible. Call it before CUDA is used. It
-        does nothing with one process, and nothing the second time.
+        Call it before CUDA is used: a rank sees one GPU from then on. It does nothing with one process.
         """
-        if self.size == 1:
-            return
-        import torch
-        from torch import distributed
-
-        if distributed.is_initialized():
-            return
-        visible = _own_device(os.environ.get(_VISIBLE), self.local_rank)
-        if torch.version.cuda is not None:
-            os.environ[_VISIBLE] = visible
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(
-            backend, rank=self.rank, world_size=self.size, timeout=timedelta(seconds=timeout_s)
-        )
-        for name in _HIDDEN:
-            os.environ.pop(name, None)
+        if self.size > 1:
+            _exchange().connect(self.rank, self.size, self.local_rank, timeout_s)
+            for name in _HIDDEN:
+                os.environ.pop(name, None)
 
     def reduce_sum(self, values: Iterable[float]) -> list[float]:
         """The sums of numbers over the processes, in float64; all processes get the same bits."""
         given = list(values)
-        if self.size == 1 or not given:
-            return given
-        import torch
-        from torch import distributed
-
-        summed = torch.tensor(given, dtype=torch.float64)
-        distributed.all_reduce(summed)
-        return [float(value) for value in summed.tolist()]
+        return given if self.size == 1 or not given else list(_exchange().reduce_sum(given))
 
     def any(self, fact: bool) -> bool:
         """Whether the fact is true in at least one process."""
@@ -94,26 +74,18 @@ class World:
         """The object that the process `source` gave; the others' own is not used."""
         if self.size == 1:
             return value
-        from torch import distributed
-
-        held: list[Any] = [value if self.rank == source else None]
-        distributed.broadcast_object_list(held, src=source)
-        found: Value = held[0]
+        found: Value = _exchange().broadcast_object(value, source)
         return found
 
     def decided(self, decide: Callable[[], Value]) -> Value:
         """What the first process decides; the others do not compute it."""
-        return self.broadcast_object(decide() if self.is_first else None)  # type: ignore[return-value]
+        found: Any = self.broadcast_object(decide() if self.is_first else None)
+        result: Value = found
+        return result
 
     def gather_objects(self, value: Value) -> list[Value]:
         """The objects of all processes by rank, in every process."""
-        if self.size == 1:
-            return [value]
-        from torch import distributed
-
-        held: list[Any] = [None] * self.size
-        distributed.all_gather_object(held, value)
-        return held
+        return [value] if self.size == 1 else list(_exchange().gather_objects(value))
 
     def barrier(self) -> None:
         """Wait until every process is here."""
@@ -124,10 +96,8 @@ class World:
         return things if self.size == 1 else things[self.rank :: self.size]
 
 
-def _own_device(visible: str | None, local_rank: int) -> str:
-    """The one device of a rank, as CUDA_VISIBLE_DEVICES names it; the rank's number where the list has no entry."""
-    listed = [part.strip() for part in (visible or "").split(",") if part.strip()]
-    return listed[local_rank] if local_rank < len(listed) else str(local_rank)
+def _exchange() -> Any:
+    return importlib.import_module(_EXCHANGE)
 
 
 @cache

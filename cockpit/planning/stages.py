@@ -17,7 +17,7 @@ from cockpit.planning.memory import (
     shape_of_config,
 )
 from engines.artifacts.data_folder import TOKENS_JSON
-from engines.device_identity import nvidia_gpus
+from engines.machine.device_identity import nvidia_gpus
 from engines.inputs.hub_cache import cached_model
 from engines.json_text import read_json
 from engines.look.answer import StageLook

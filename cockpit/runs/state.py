@@ -16,7 +16,7 @@ from cockpit.runs.log_lines import LogLine, line_of
 from cockpit.runs.series import Series, joined
 from cockpit.runs.stage_view import AttemptView, RunView, StageView
 from cockpit.runs.writer_facts import HANDLERS, WriterFacts
-from engines.device_identity import is_same
+from engines.machine.device_identity import is_same
 from engines.events import (
     AcceptedInput,
     AnyEvent,

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from engines.device_identity import pci_of_nvml
+from engines.machine.device_identity import pci_of_nvml
 from engines.events import Device, MachineSampled
 from recipes import quantities
 

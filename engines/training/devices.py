@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from engines.context import StageContext
-from engines.device_identity import nvidia_gpus, of_properties
 from engines.events import DevicesUsed, UsedDevice
+from engines.machine.device_identity import nvidia_gpus, of_properties
 from engines.processor import memory_bytes
 from recipes.problems import printable
 from recipes.quantities import size

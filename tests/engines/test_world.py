@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engines.world import World, _own_device, world
+from engines.ranks.exchange import own_device
+from engines.world import World, world
 
 _RANK = """
 import json, os, sys
@@ -67,5 +68,5 @@ def test_one_process_exchanges_nothing_and_needs_no_group() -> None:
 
 
 def test_a_rank_has_one_device_of_those_that_are_visible() -> None:
-    assert [_own_device(None, rank) for rank in (0, 1)] == ["0", "1"]
-    assert [_own_device("2,GPU-7", rank) for rank in (0, 1)] == ["2", "GPU-7"]
+    assert [own_device(None, rank) for rank in (0, 1)] == ["0", "1"]
+    assert [own_device("2,GPU-7", rank) for rank in (0, 1)] == ["2", "GPU-7"]

@@ -1,0 +1,1 @@
+"""What the machine has: the identity of its cards."""
