@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from engines.machine.device_identity import nvidia_gpus
 from engines.judging.sandbox.sandbox import Sandbox
+from engines.machine.device_identity import nvidia_gpus
 from engines.processor import NO_COMPILER, NO_GPU_FOR_LIGER, cpp_compiler
 from recipes.load import LoadedRecipe
 from recipes.problems import Problem

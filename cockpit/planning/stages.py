@@ -17,11 +17,11 @@ from cockpit.planning.memory import (
     shape_of_config,
 )
 from engines.artifacts.data_folder import TOKENS_JSON
-from engines.machine.device_identity import nvidia_gpus
 from engines.inputs.hub_cache import cached_model
 from engines.json_text import read_json
 from engines.look.answer import StageLook
 from engines.look.lengths import tokens_read
+from engines.machine.device_identity import nvidia_gpus
 from engines.processor import native_bfloat16
 from exporters.hf_model.architectures import language_settings
 from recipes.graph import Graph

@@ -16,7 +16,6 @@ from cockpit.runs.log_lines import LogLine, line_of
 from cockpit.runs.series import Series, joined
 from cockpit.runs.stage_view import AttemptView, RunView, StageView
 from cockpit.runs.writer_facts import HANDLERS, WriterFacts
-from engines.machine.device_identity import is_same
 from engines.events import (
     AcceptedInput,
     AnyEvent,
@@ -28,6 +27,7 @@ from engines.events import (
     MachineSampled,
     SampledText,
 )
+from engines.machine.device_identity import is_same
 from engines.words import RunStatus, StageStatus, WriterRole
 
 __all__ = ["EVAL", "AttemptView", "LogLine", "RunState", "StageView", "fold"]

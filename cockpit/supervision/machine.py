@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import psutil
 
-from engines.machine.device_identity import pci_of_nvml
 from engines.events import Device, MachineSampled
+from engines.machine.device_identity import pci_of_nvml
 from recipes import quantities
 
 NVML_TIMEOUT_S = 5.0
