@@ -64,6 +64,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "judge_url": None,
     "keywords": [],
     "label_smoothing_factor": 0.0,
+    "launch": {"processes": 1, "nodes": 1, "rendezvous": "", "strategy": "single"},
     "languages": ["python", "c", "cpp", "javascript", "typescript", "go", "rust", "java"],
     "layers_to_transform": [],
     "licenses": [],
@@ -143,6 +144,9 @@ ADDED_TO_TABLES: Mapping[str, Mapping[str, Any]] = {
 """The same for keys of tables. A guard of a stage that succeeded has not changed its result."""
 
 
+LEFT_OUT_OF_TABLES: Mapping[str, frozenset[str]] = {"launch": frozenset({"rendezvous"})}
+"""Keys of tables that do not change what a stage produces: where processes meet does not."""
+
 ADDED_TO_KINDS: Mapping[str, Mapping[str, Any]] = {"evaluate": {"dtype": "auto"}}
 """The same for fields of one kind, whose names other kinds have had before."""
 
@@ -170,7 +174,11 @@ def _is_as_before(kind: str, key: str, value: Any) -> bool:
 
 
 def _as_before(key: str, value: Any) -> Any:
-    added = ADDED_TO_TABLES.get(key)
-    if added is None or not isinstance(value, Mapping):
+    added, left_out = ADDED_TO_TABLES.get(key, {}), LEFT_OUT_OF_TABLES.get(key, frozenset())
+    if not isinstance(value, Mapping) or not (added or left_out):
         return value
-    return {name: item for name, item in value.items() if name not in added or item != added[name]}
+    return {
+        name: item
+        for name, item in value.items()
+        if name not in left_out and (name not in added or item != added[name])
+    }

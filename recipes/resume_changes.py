@@ -7,6 +7,7 @@ another value. A stage that does not train runs again from its start, so every f
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from recipes.source import Source
 from recipes.spelling import spell
 from recipes.stages.fake import FakeStage
 from recipes.stages.registry import STAGE_TYPES, tag_of_table, trains
+from recipes.stages.training import TrainingFields
 from recipes.toml_scan import KeyPath, TomlIndex
 
 MAX_CHARACTERS = 16 * 1024
@@ -105,8 +107,56 @@ def change_recipe(resolved: Mapping[str, Any], sets: Sequence[str]) -> ChangedRe
 
 
 def refused_at_resume(changes: Sequence[FieldChange], recipe: Recipe, run: str) -> list[Problem]:
-    """The changes with which a checkpoint cannot be continued, each with the reason and the way to make it."""
-    return [problem for change in changes if (problem := _refused(change, recipe, run)) is not None]
+    """The changes with which a checkpoint cannot be continued, each with the reason and the way to make it.
+
+    Another number of processes is one that a checkpoint can be continued with while a step has the same rows.
+    """
+    problems: list[Problem] = []
+    shared: set[FieldChange] = set()
+    for stage in recipe.stage:
+        own = [change for change in changes if change.stage == stage.name]
+        if isinstance(stage, TrainingFields) and any(change.field in PROCESSES for change in own):
+            before, after = stage.rows_per_step, _rows_per_step(stage, own)
+            if before == after:
+                shared |= {change for change in own if change.field in OF_A_STEP}
+            else:
+                problems.append(_other_rows(stage, own, after))
+    return problems + [
+        problem for change in changes if change not in shared and (problem := _refused(change, recipe, run)) is not None
+    ]
+
+
+PROCESSES = ("launch.processes", "launch.nodes")
+OF_A_STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", *PROCESSES)
+"""Fields whose product is the number of rows of a step."""
+
+
+def _rows_per_step(stage: TrainingFields, changes: Sequence[FieldChange]) -> int:
+    """The rows of a step with the changes of these fields."""
+    given = {change.field: int(change.new) for change in changes if change.field in OF_A_STEP}
+    present = {
+        "per_device_train_batch_size": stage.per_device_train_batch_size,
+        "gradient_accumulation_steps": stage.gradient_accumulation_steps,
+        "launch.processes": stage.launch.processes,
+        "launch.nodes": stage.launch.nodes,
+    }
+    return math.prod((present | given).values())
+
+
+def _other_rows(stage: TrainingFields, changes: Sequence[FieldChange], rows: int) -> Problem:
+    """A number of processes with which a step would read other rows, and the accumulation that would keep them."""
+    first = next(change for change in changes if change.field in PROCESSES)
+    each = rows // _now(stage, changes, "gradient_accumulation_steps")
+    steps, rest = divmod(stage.rows_per_step, each)
+    hint = f"{stage.rows_per_step} rows cannot be divided into forward passes of {each} rows"
+    if not rest:
+        hint = f"keep them: --set {stage.name}.gradient_accumulation_steps={steps}"
+    message = f"a step would read {rows} rows, and reads {stage.rows_per_step} in the checkpoint"
+    return Problem("--set", 0, first.key, message, first.new, "", hint)
+
+
+def _now(stage: TrainingFields, changes: Sequence[FieldChange], field: str) -> int:
+    return next((int(change.new) for change in changes if change.field == field), int(getattr(stage, field)))
 
 
 def refuse_at_resume(changes: Sequence[FieldChange], recipe: Recipe, run: str) -> None:

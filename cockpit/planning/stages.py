@@ -222,11 +222,7 @@ def _stage_numbers(
 def _training_plan(stage: TrainingFields, parameters: int | None, trainable: int | None) -> StagePlan:
     steps = stage.max_steps
     # Pretraining fills every sequence; the lengths of fine-tuning examples depend on the data.
-    per_step = (
-        stage.max_length * stage.per_device_train_batch_size * stage.gradient_accumulation_steps
-        if isinstance(stage, PretrainStage)
-        else None
-    )
+    per_step = stage.max_length * stage.rows_per_step if isinstance(stage, PretrainStage) else None
     per_parameter = WEIGHT_BYTES + int(OPTIMIZER_BYTES[stage.optim])
     return StagePlan(
         stage.name,

@@ -231,7 +231,7 @@ def _order(stage: FinetuneFields, dataset: ExampleDataset) -> Callable[[int], li
     """The order of an epoch's rows; None for the Trainer's own, which is random."""
     if stage.train_sampling_strategy == "random":
         return None
-    window = stage.per_device_train_batch_size * stage.gradient_accumulation_steps
+    window = stage.rows_per_step
     return partial(grouped_by_length, dataset.lengths, window, stage.seed)
 
 

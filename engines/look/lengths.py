@@ -57,7 +57,7 @@ def _width(shortest: int, longest: int, cut: int) -> int:
 def tokens_read(stage: TrainingFields, lengths: Sequence[int], steps: int) -> int:
     """The tokens of all steps of a training, each example's as often as it is read; lengths are those after the cut."""
     epochs, rest = divmod(steps, steps_per_epoch(stage, len(lengths)))
-    window = stage.per_device_train_batch_size * stage.gradient_accumulation_steps
+    window = stage.rows_per_step
     if isinstance(stage, FinetuneFields) and stage.train_sampling_strategy == "group_by_length":
         order = grouped_by_length(lengths, window, stage.seed, epochs)[: rest * window]
     else:

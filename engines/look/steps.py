@@ -208,8 +208,8 @@ class Stream:
         epoch, at = divmod(number - 1, steps_per_epoch(stage, len(examples)))
         if self._epoch[:2] != (key, epoch):
             self._epoch = (key, epoch, _order(stage, examples, epoch))
-        batch, window = stage.per_device_train_batch_size, stage.gradient_accumulation_steps
-        mine = self._epoch[2][at * batch * window : (at + 1) * batch * window]
+        batch, window = stage.per_device_train_batch_size, stage.rows_per_step
+        mine = self._epoch[2][at * window : (at + 1) * window]
         return examples, [mine[start : start + batch] for start in range(0, len(mine), batch)]
 
 
@@ -278,6 +278,6 @@ def _order(stage: TrainingFields, examples: Examples, epoch: int) -> list[int]:
     """The order of an epoch, as the engine has it."""
     by_length = isinstance(stage, FinetuneFields) and stage.train_sampling_strategy != "random"
     if by_length and isinstance(examples, LabelledRows):
-        window = stage.per_device_train_batch_size * stage.gradient_accumulation_steps
+        window = stage.rows_per_step
         return grouped_by_length(examples.lengths, window, stage.seed, epoch)
     return first_examples(stage.seed, epoch, len(examples), len(examples))

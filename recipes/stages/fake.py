@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from recipes.setting import setting
-from recipes.stages.fields import ANY_OUTPUT, Guards, StageFields, TrainingRetry
+from recipes.stages.fields import ANY_OUTPUT, Guards, TrainingRetry
 from recipes.stages.kind import LIGHT, StageKind
+from recipes.stages.launch.fields import LaunchFields
 
 
-class FakeStage(StageFields):
+class FakeStage(LaunchFields):
     """A simulated engine without a model, which writes the same events: for demonstrations, tests and screenshots."""
 
     kind: Literal["fake"] = "fake"

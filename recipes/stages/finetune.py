@@ -14,6 +14,7 @@ from recipes.stages.data_fields import DATASET, READ_METRICS, DataFields
 from recipes.stages.fields import MODEL_OUTPUTS, StageFields
 from recipes.stages.kind import UNSLOTH, StageKind
 from recipes.stages.label_fields import LABEL_METRICS, LabelFields
+from recipes.stages.launch.fields import FSDP2
 from recipes.stages.training import EVALUATES, MUON, TrainingFields, training_metrics, training_needs
 
 ALL_LINEAR = "all-linear"
@@ -450,6 +451,20 @@ class FinetuneStage(FinetuneFields, AdapterFields, BaseFields, QuantizedFields):
                 " load_in_4bit = true; allowed: load_in_4bit = false, or true, gaussian, orthogonal"
             )
         return self
+
+    def launch_problems(self) -> Iterator[str]:
+        """What does not work in several processes, or with parts of weights."""
+        yield from super().launch_problems()
+        if self.launch.world_size > 1 and self.backend == "unsloth":
+            yield (
+                "backend — Unsloth computes in one process; got unsloth and"
+                f" {self.launch.world_size} processes; allowed: hf, or launch.processes = 1"
+            )
+        if self.launch.strategy == FSDP2 and self.load_in_4bit:
+            yield (
+                "load_in_4bit — fsdp2 cannot divide weights of 4 bits beside those of an adapter; got true; allowed:"
+                " false, or launch.strategy = ddp"
+            )
 
     @model_validator(mode="after")
     def _what_unsloth_can(self) -> FinetuneStage:

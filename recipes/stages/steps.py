@@ -8,8 +8,11 @@ from recipes.stages.training import TrainingFields
 
 
 def steps_per_epoch(stage: TrainingFields, examples: int) -> int:
-    """Optimizer steps of one pass over the data; the last step may have a smaller window."""
-    batches = math.ceil(examples / stage.per_device_train_batch_size)
+    """Optimizer steps of one pass over the data; the last step may have a smaller window.
+
+    Each forward pass takes the rows of all processes.
+    """
+    batches = math.ceil(examples / (stage.per_device_train_batch_size * stage.launch.world_size))
     return max(1, math.ceil(batches / stage.gradient_accumulation_steps))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import model_validator
@@ -10,6 +11,7 @@ from recipes.problems import shown
 from recipes.setting import setting
 from recipes.stages.fields import ComputeFields, ModelGuards, ModelRetry
 from recipes.stages.kind import TRAIN
+from recipes.stages.launch.fields import FSDP2, LaunchFields
 
 QUANTIZED_OPTIMIZERS = (
     "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_32bit", "lion_8bit", "paged_lion_32bit",
@@ -24,7 +26,7 @@ EVALUATED = ("eval_loss", "eval_perplexity")
 """What each evaluation measures."""
 
 
-class TrainingFields(ComputeFields):
+class TrainingFields(ComputeFields, LaunchFields):
     """The fields that pretraining and fine-tuning share."""
 
     max_length: int = setting(
@@ -291,6 +293,19 @@ class TrainingFields(ComputeFields):
     retry: ModelRetry = setting(
         default_factory=ModelRetry, section="Retry", at_resume="change", help="Automatic retries."
     )
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows or windows of one optimizer step, over all processes."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.launch.world_size
+
+    def launch_problems(self) -> Iterator[str]:
+        """What does not work with parts of weights and of optimizer states."""
+        if self.launch.strategy == FSDP2 and (self.optim in QUANTIZED_OPTIMIZERS or self.optim == MUON):
+            yield (
+                f"optim — {self.optim} needs whole matrices, and fsdp2 divides them; got {self.optim}; allowed: an"
+                " AdamW of torch, or launch.strategy = ddp"
+            )
 
     @property
     def evaluates(self) -> bool:

@@ -1,0 +1,1 @@
+"""Over which processes a stage computes."""
