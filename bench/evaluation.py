@@ -50,6 +50,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="a folder for everything that is made")
     parser.add_argument("--rows", type=int, default=40, help="held-out rows of each task")
     parser.add_argument("--steps", type=int, default=60, help="optimizer steps of the LoRA")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="of each answer")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", type=Path, help="also write the tables here")
     args = parser.parse_args()
@@ -144,7 +145,7 @@ def _trained(args: argparse.Namespace) -> dict[str, Path]:
 def _evaluated(args: argparse.Namespace, form: Form) -> dict[str, Any]:
     output = _results(args, form.name)
     words = ["evaluate", form.model, "--test-data", str(args.work / "tests.jsonl"), "--output", str(output)]
-    words += ["--max-new-tokens", "128", "--threads", str(args.threads), *form.options]
+    words += ["--max-new-tokens", str(args.max_new_tokens), "--threads", str(args.threads), *form.options]
     if form.baseline:
         words += ["--baseline", str(_results(args, form.baseline)), "--explain"]
     sys.stderr.write(f"{form.name} …\n")
@@ -179,7 +180,7 @@ def _by_hand(args: argparse.Namespace, merged: Path) -> dict[str, bool]:
         turns = row["messages"][:-1] if "messages" in row else [{"role": "user", "content": row["question"]}]
         given = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         with torch.no_grad():
-            made = model.generate(**given, do_sample=False, max_new_tokens=128, pad_token_id=0)
+            made = model.generate(**given, do_sample=False, max_new_tokens=args.max_new_tokens, pad_token_id=0)
         answer = tokenizer.decode(made[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
         found[row["id"]] = _has_number(answer, row["answer"]) if "answer" in row else _is_object(answer)
     kept.write_text(json.dumps(found))

@@ -8,6 +8,7 @@ from pydantic import field_validator, model_validator
 
 from recipes.setting import setting
 from recipes.stages.data_fields import DATASET, READ_METRICS
+from recipes.stages.fields import starting_weights
 from recipes.stages.finetune import FINETUNE, FinetuneFields, FinetuneModelStage, FinetuneStage
 from recipes.stages.kind import StageKind
 from recipes.stages.label_fields import LABEL_METRICS
@@ -24,6 +25,8 @@ DIVERGENT = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "s
 """The losses that are defined for every f-divergence."""
 UNWEIGHTED = {"aot", "aot_unpaired"}
 """The losses that sort the pairs of a batch, so that no pair has a weight of its own."""
+REFERENCE = "; it is the reference too"
+"""What the weights that a training starts from are besides."""
 MEASURED = (
     "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
     "logits/chosen", "logits/rejected", "mean_token_accuracy", "entropy",
@@ -205,15 +208,7 @@ class DpoStage(PreferenceFields, FinetuneStage):
     """Direct preference optimization: LoRA training on pairs of answers, against a frozen reference."""
 
     kind: Literal["dpo"] = "dpo"  # type: ignore[assignment]
-    start_from: str | None = setting(
-        None,
-        section="Inputs",
-        at_resume="input",
-        advanced=True,
-        accepts=("adapter",),
-        help="Adapter whose weights the training starts from; it is the reference too: a stage, a folder, or RUN:STAGE."
-        " A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
-    )
+    start_from: str | None = starting_weights("adapter", "Adapter", REFERENCE)
 
     @property
     def begins_as_base(self) -> bool:
@@ -239,15 +234,7 @@ class DpoModelStage(PreferenceFields, FinetuneModelStage):
     learning_rate: float = setting(
         1e-6, section="Optim", at_resume="change", gt=0, le=1, help="Peak learning rate; far below that of finetune."
     )
-    start_from: str | None = setting(
-        None,
-        section="Inputs",
-        at_resume="input",
-        advanced=True,
-        accepts=("model",),
-        help="Model of the same shapes whose weights the training starts from; it is the reference too: a stage, a"
-        " folder, or RUN:STAGE. A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
-    )
+    start_from: str | None = starting_weights("model", "Model of the same shapes", REFERENCE)
 
 
 def _metrics(stage: PreferenceFields) -> tuple[str, ...]:

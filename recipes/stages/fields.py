@@ -24,6 +24,25 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+def starting_weights(output: str, subject: str, also: str = "") -> Any:
+    """Declare `start_from` of a stage that trains.
+
+    Args:
+        output: the output that it accepts.
+        subject: what is named, as the beginning of the help text.
+        also: what else these weights are.
+    """
+    return setting(
+        None,
+        section="Inputs",
+        at_resume="input",
+        advanced=True,
+        accepts=(output,),
+        help=f"{subject} whose weights the training starts from{also}: a stage, a folder, or RUN:STAGE."
+        " A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
+    )
+
+
 class Retry(Strict):
     """What the supervisor does when a stage's engine fails (`[stage.retry]`)."""
 

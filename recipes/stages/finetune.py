@@ -11,7 +11,7 @@ from pydantic import field_validator, model_validator
 from recipes.problems import shown
 from recipes.setting import setting
 from recipes.stages.data_fields import DATASET, READ_METRICS, DataFields
-from recipes.stages.fields import MODEL_OUTPUTS, StageFields
+from recipes.stages.fields import MODEL_OUTPUTS, StageFields, starting_weights
 from recipes.stages.kind import UNSLOTH, StageKind
 from recipes.stages.label_fields import LABEL_METRICS, LabelFields
 from recipes.stages.launch.fields import FSDP2
@@ -401,15 +401,7 @@ class FinetuneStage(FinetuneFields, AdapterFields, BaseFields, QuantizedFields):
 
     kind: Literal["finetune"] = "finetune"
     output: Literal["adapter"] = "adapter"
-    start_from: str | None = setting(
-        None,
-        section="Inputs",
-        at_resume="input",
-        advanced=True,
-        accepts=("adapter",),
-        help="Adapter whose weights the training starts from: a stage, a folder, or RUN:STAGE."
-        " A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
-    )
+    start_from: str | None = starting_weights("adapter", "Adapter")
 
     @model_validator(mode="after")
     def _sixteen_bits_compute_in_bfloat16(self) -> FinetuneStage:
@@ -509,15 +501,7 @@ class FinetuneModelStage(FinetuneFields):
 
     kind: Literal["finetune"] = "finetune"
     output: Literal["model"]
-    start_from: str | None = setting(
-        None,
-        section="Inputs",
-        at_resume="input",
-        advanced=True,
-        accepts=("model",),
-        help="Model of the same shapes whose weights the training starts from: a stage, a folder, or RUN:STAGE."
-        " A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
-    )
+    start_from: str | None = starting_weights("model", "Model of the same shapes")
 
 
 def _needs(stage: FinetuneFields) -> tuple[str, ...]:

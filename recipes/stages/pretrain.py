@@ -11,6 +11,7 @@ from recipes.setting import setting
 from recipes.stages.decoder.model_types import MODEL_TYPES, DecoderType, ModelType
 from recipes.stages.decoder.rope import RopeParameters
 from recipes.stages.decoder.sizes import Sizes
+from recipes.stages.fields import starting_weights
 from recipes.stages.kind import StageKind
 from recipes.stages.training import EVALUATES, TrainingFields, training_metrics, training_needs
 
@@ -30,15 +31,7 @@ class PretrainStage(TrainingFields):
         accepts=("tokens",),
         help="The tokens stage, which also provides the tokenizer.",
     )
-    start_from: str | None = setting(
-        None,
-        section="Inputs",
-        at_resume="input",
-        advanced=True,
-        accepts=("model",),
-        help="Model whose weights the training starts from: a stage, a folder, or RUN:STAGE."
-        " A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
-    )
+    start_from: str | None = starting_weights("model", "Model")
     document_masking: bool = setting(
         False,
         section="Data",
