@@ -141,7 +141,8 @@ class Combination:
             return []
         engines: _Engines = {}
         supervisors = []
-        for writer, facts in sorted(fresh, key=lambda item: _place_of(item[0])):
+        # Attempts whose records of their start were lost follow one another by their own numbers.
+        for writer, facts in sorted(fresh, key=lambda item: (item[0].launch, _number_of(item[0]), item[0].name)):
             if _supervises(writer):
                 supervisors.append((writer, facts))
             else:
@@ -294,6 +295,12 @@ def _attempt_of(writer: WriterFacts) -> AttemptKey | None:
         return writer.opened.stage, writer.opened.attempt
     started = (event for _, event in writer.lifecycle if isinstance(event, AttemptStarted))
     return next(((event.stage, event.attempt) for event in started), None)
+
+
+def _number_of(writer: WriterFacts) -> int:
+    """The number of the attempt whose engine writes; 0 for others."""
+    attempt = _attempt_of(writer)
+    return 0 if attempt is None else attempt[1]
 
 
 def _take(run: RunView, event: AnyEvent, order: Order, role: WriterRole) -> None:

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from cockpit.shipping.check import Check, fact, figure, missing
 from engines.artifacts.manifest import ManifestError, read_manifest, verify_manifest
+from engines.judging.shares.counts import paired_shares
 from engines.processor import machine_class
 from engines.run_dir import RunDir
+from recipes import quantities
 from recipes.problems import printable
 from recipes.ship.limits import ANY, THIS, ShipLimits
 from recipes.stages.evaluate import EVALUATE
@@ -152,7 +154,22 @@ def general_checks(chosen: Chosen, limits: ShipLimits, made_from: Mapping[str, s
         problems = [] if known else [f"the baseline {name} is not a model that this file was made from"]
         shown = made_from.get(baseline["model"], baseline["name"])
         yield fact("general.base", problems, measured=shown, limit="a model that the file was made from", source=source)
+    if baseline is not None and "rows" in baseline:
+        yield _base_success(metrics, int(baseline["rows"]), limits, source)
     yield figure("general.forgetting", metrics, "forgetting_high", "<=", limits.forgetting_high, source=source)
+
+
+def _base_success(metrics: Mapping[str, float], rows: int, limits: ShipLimits, source: str) -> Check:
+    """The base model passes enough questions: had all of them been forgotten, the limit would refuse the file."""
+    known = round(metrics["baseline_success"] * rows)
+    at_most = -paired_shares(0, known, rows).low
+    if at_most > limits.forgetting_high:
+        return fact("general.base_success", [], measured=f"{known} of {rows} questions", source=source)
+    reason = (
+        f"the base model passes {known} of {rows} questions: had all of them been forgotten, forgetting_high would be"
+        f" {quantities.number(at_most)}, which the limit allows; set a lower forgetting_high"
+    )
+    return missing("general.base_success", reason, source=source)
 
 
 def _baseline(chosen: Chosen) -> Check:

@@ -29,7 +29,7 @@ from cockpit.shipping.evaluations import (
 from cockpit.shipping.origins import base_models
 from cockpit.shipping.proofs import proof_checks, training_checks
 from cockpit.shipping.subject import Subject, find_subject
-from cockpit.shipping.verdict import FORMAT, KIND
+from cockpit.shipping.verdict import FORMAT, KIND, next_number
 from engines.artifacts.manifest import ManifestError, manifest_sha256
 from engines.emitter import wall_clock_s
 from engines.files import file_sha256
@@ -76,6 +76,7 @@ class Judged:
             "kind": KIND,
             "passed": self.passed,
             "file": {**first, "parts": parts[1:]},
+            "number": next_number(self.subject.run, str(first["sha256"])),
             "judged_t": wall_clock_s(),
             "version": cockpit.__version__,
             "run": self.subject.run.id if self.subject.run is not None else None,

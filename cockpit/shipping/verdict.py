@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,7 +98,9 @@ def read_key(path: str | None) -> bytes | None:
 
 
 def find_verdict(file: Path, sha256: str, runs: Iterable[RunDir], key: bytes | None = None) -> FoundVerdict | None:
-    """The verdict on a file: beside it, else the newest one of a run; None without one.
+    """The verdict on a file; None without one.
+
+    It is the one beside the file, unless its run has judged the file again since; else the newest one of a run.
 
     Args:
         file: the file.
@@ -107,19 +108,47 @@ def find_verdict(file: Path, sha256: str, runs: Iterable[RunDir], key: bytes | N
         runs: the runs that are searched.
         key: checks the verdict's signature.
     """
-    copies = [path for run in runs for path in run.verdicts_on(sha256)]
+    kept = [found for run in runs if (found := [_checked(path, sha256, key) for path in run.verdicts_on(sha256)])]
+    newest = max((max(of_run, key=_order) for of_run in kept), key=_time, default=None)
     place = beside(file)
-    if place.is_file():
-        found = _checked(place, sha256, key)
-        own = found.body.get("sha256")
-        if copies and found.passed is not None and own not in {_own_of(path) for path in copies}:
-            return FoundVerdict(place, None, ("the run has verdicts on this file, and not this one",))
-        if not copies and found.passed is not None:
-            note = "no run with this verdict was found, so it was not compared with the run's copy"
-            return FoundVerdict(place, found.passed, (), (*found.notes, note), found.body)
+    if not place.is_file():
+        return newest
+    found = _checked(place, sha256, key)
+    if found.passed is None:
         return found
-    read = [_checked(path, sha256, key) for path in copies]
-    return max(read, key=lambda one: float(one.body.get("judged_t") or 0.0), default=None)
+    if newest is None:
+        note = "no run with this verdict was found, so it was not compared with the run's copy"
+        return FoundVerdict(place, found.passed, (), (*found.notes, note), found.body)
+    own = found.body["sha256"]
+    of_run = next((copies for copies in kept if own in {one.body.get("sha256") for one in copies}), None)
+    if of_run is None:
+        return FoundVerdict(place, None, ("the run has verdicts on this file, and not this one",))
+    later = max(of_run, key=_order)
+    if later.body.get("sha256") == own:
+        return found
+    note = "the verdict beside the file is an earlier one; the run has this one since"
+    return FoundVerdict(later.path, later.passed, later.problems, (*later.notes, note), later.body)
+
+
+def next_number(run: RunDir | None, sha256: str) -> int:
+    """The number of a new verdict of a run on a file: one above every one that the run has."""
+    copies = run.verdicts_on(sha256) if run is not None and sha256 else []
+    return 1 + max((_number(_checked(path, sha256, None)) for path in copies), default=0)
+
+
+def _order(found: FoundVerdict) -> tuple[int, float]:
+    """Verdicts of one run follow one another by their numbers; the time of older ones, which have none, may be of a
+    clock that was wrong."""
+    return _number(found), _time(found)
+
+
+def _number(found: FoundVerdict) -> int:
+    number = found.body.get("number")
+    return number if type(number) is int else 0
+
+
+def _time(found: FoundVerdict) -> float:
+    return float(found.body.get("judged_t") or 0.0)
 
 
 def _checked(path: Path, sha256: str, key: bytes | None) -> FoundVerdict:
@@ -144,12 +173,6 @@ def _checked(path: Path, sha256: str, key: bytes | None) -> FoundVerdict:
     if key is None and "hmac_sha256" in body:
         notes.append("the signature was not checked: give the key with --key FILE")
     return FoundVerdict(path, None if problems else body["passed"], tuple(problems), tuple(notes), body)
-
-
-def _own_of(path: Path) -> str:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return str(read_json(path, _MAX_BYTES)["sha256"])
-    return ""
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:

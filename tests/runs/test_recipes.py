@@ -237,6 +237,7 @@ def test_a_recipe_of_a_named_size_goes_from_text_through_its_gates_to_proven_fil
         "base.per_device_train_batch_size=4", "base.gradient_accumulation_steps=1", "held-out.max_length=96",
         "held-out.max_tokens=2000", "gguf.parity_positions=300", "gguf.max_length=96",
         'base.gate=[{metric = "eval_perplexity", op = "<", value = 500.0}]', "held-out.gate=[]",
+        "base.guards.no_improvement=30",  # a share of 30 steps is within the noise of their losses
     ]  # fmt: skip
     run, state = run_recipe(name, tmp_path, *small)
     assert [file["file_type"] for file in parity(run)["files"]] == ["F16", "Q8_0", "Q4_K_M"]

@@ -174,3 +174,17 @@ def test_a_run_s_evaluations_become_a_series_once_per_fact_and_not_at_every_step
     journal.say("es0.1.0", Evaluated(stage="s0", attempt=1, step=5, loss=0.5, perplexity=2.0, tokens=1, protocol="p"))
     assert state.apply(journal.events[-1])
     assert list(state.series("s0", "eval_loss").x) == [1, 2, 3, 5]
+
+
+def test_attempts_whose_starts_were_lost_follow_one_another_by_their_numbers() -> None:
+    journal = Journal()
+    journal.say("sup", _opened(WriterRole.SUPERVISOR, 1), 1)
+    journal.say(
+        "sup", RunStarted(run="r", recipe="x", reason=StartReason.LAUNCH, stages=["s"], kinds=["fake"], launch=1), 1
+    )
+    for attempt, engine in ((1, "z"), (2, "m"), (10, "a")):
+        journal.say(engine, _opened(WriterRole.ENGINE, 1, "s", attempt), 1)
+        journal.say(engine, AttemptStarted(stage="s", kind="fake", attempt=attempt), 1)
+        success = StageSucceeded(stage="s", attempt=attempt, fingerprint="f", manifest_sha256=f"m{attempt}")
+        journal.say(engine, success, 1)
+    assert fold(journal.events).stage("s").succeeded_attempt == 10

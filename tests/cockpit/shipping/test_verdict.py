@@ -80,6 +80,22 @@ def test_a_copied_file_finds_its_verdict_beside_it_or_by_its_sha256(
     assert "no run with this verdict was found" in found["verdict"]["notes"][0]
 
 
+def test_the_newest_verdict_counts_whatever_the_clock_said_and_whatever_lies_beside_a_copy(
+    shipped: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy.gguf"
+    shutil.copyfile(shipped.file(), copy)
+    shutil.copyfile(beside(shipped.file()), beside(copy))
+    monkeypatch.setattr("cockpit.shipping.judge.wall_clock_s", lambda: 1.0)
+    write_report(judged(shipped, limits=ShipLimits(rows=1000), file_type="Q8_0"), None, None)
+    code, found = verify(shipped, copy, capsys)
+    assert (code, found["verdict"]["passed"]) == (ExitCode.REFUSED, False)
+    assert "the verdict beside the file is an earlier one" in found["verdict"]["notes"][0]
+    beside(copy).unlink()
+    code, found = verify(shipped, copy, capsys)
+    assert (code, found["verdict"]["judged_t"]) == (ExitCode.REFUSED, 1.0), "later, by a clock that was set back"
+
+
 def test_a_refused_file_is_refused_by_verify_too(whole: Whole, capsys: pytest.CaptureFixture[str]) -> None:
     found = judged(whole, limits=ShipLimits(rows=1000), file_type="Q8_0")
     write_report(found, None, None)
