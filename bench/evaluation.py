@@ -24,7 +24,9 @@ from typing import Any
 from engines.run_dir import RunDir
 
 TYPES = ("F16", "Q8_0", "Q4_K_M")
-LONGEST_ANSWER_CHARACTERS = 420
+LONGEST_CHARACTERS, LONGEST_TEST_CHARACTERS = 420, 300
+"""Of a question of math with its answer: rows that a small machine trains on, and those that it can answer within the
+limit of tokens."""
 HAND_ROWS = 8
 """Rows that the loop written here answers: one prompt at a time, without a cache of answers."""
 MATH, OBJECTS = "math", "json"
@@ -89,23 +91,29 @@ def _rows(args: argparse.Namespace) -> None:
         return
     schema = json.loads(args.schema.read_text())
     math = [json.loads(line) for line in args.math.read_text("utf-8").splitlines()]
+    tested = [row for row in math if _characters(row) <= LONGEST_TEST_CHARACTERS][-args.rows :]
     jobs = [
         json.loads(line) for file in sorted(args.jobs.glob("*.jsonl")) for line in file.open() if "messages" in line
     ]
     tests: list[dict[str, Any]] = []
-    for at, row in enumerate(math[-args.rows :]):
+    for at, row in enumerate(tested):
         tests.append({"question": row["question"], "answer": row["answer"], "checks": ["number"], "id": f"{MATH}-{at}"})
     for at, row in enumerate(jobs[:: max(1, len(jobs) // args.rows)][: args.rows]):
         tests.append({"messages": row["messages"], "schema": schema, "id": f"{OBJECTS}-{at}"})
     held_out = {_question(row) for row in tests}
-    turns = [
-        [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}] for row in math
-    ]
-    short = [one for one in turns if len(one[0]["content"] + one[1]["content"]) <= LONGEST_ANSWER_CHARACTERS][:400]
+    short = [
+        [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
+        for row in math
+        if _characters(row) <= LONGEST_CHARACTERS
+    ][:400]
     train = [{"messages": one} for one in short] + [{"messages": row["messages"]} for row in jobs[1::4]]
     train = [row for row in train if _question(row) not in held_out]
     _write(args.work / "train.jsonl", train)
     _write(args.work / "tests.jsonl", tests)
+
+
+def _characters(row: dict[str, Any]) -> int:
+    return len(row["question"]) + len(row["answer"])
 
 
 def _question(row: dict[str, Any]) -> str:
