@@ -108,8 +108,9 @@ def find_verdict(file: Path, sha256: str, runs: Iterable[RunDir], key: bytes | N
         runs: the runs that are searched.
         key: checks the verdict's signature.
     """
-    kept = [found for run in runs if (found := [_checked(path, sha256, key) for path in run.verdicts_on(sha256)])]
-    newest = max((max(of_run, key=_order) for of_run in kept), key=_time, default=None)
+    by_run = ([_checked(path, sha256, key) for path in run.verdicts_on(sha256)] for run in runs)
+    kept = [copies for copies in by_run if copies]
+    newest = max((max(copies, key=_order) for copies in kept), key=_time, default=None)
     place = beside(file)
     if not place.is_file():
         return newest
