@@ -348,7 +348,8 @@ class CheckpointCommitted(Event, frozen=True, kw_only=True, tag="checkpoint_comm
     """The engine renamed a checkpoint into place. `path` is relative to the run directory; `sha256` is that of its
     manifest. With `evaluated`, it is the attempt's checkpoint of this step that was committed before its evaluation:
     the same files, with the loss in a new manifest. `rng_sha256` is the SHA-256 of all random states at the step:
-    Python's, numpy's, and torch's of each device."""
+    Python's, numpy's, and torch's of each device. `write_s`: seconds from its first file to its final name; `stall_s`:
+    those of them, and of the copy before, for which the training waited."""
 
     stage: str
     attempt: int
@@ -361,6 +362,21 @@ class CheckpointCommitted(Event, frozen=True, kw_only=True, tag="checkpoint_comm
     loss: float | None = None
     evaluated: bool = False
     rng_sha256: str = ""
+    stall_s: float | None = None
+    write_s: float | None = None
+
+
+class CheckpointStaged(Event, frozen=True, kw_only=True, tag="checkpoint_staged"):
+    """The engine has a copy of a checkpoint in memory and writes it while the training continues; it is no checkpoint
+    before its `checkpoint_committed`. The training waited `stall_s` for the copy, `waited_s` of it for the checkpoint
+    before. `bytes` are those of the copy."""
+
+    stage: str
+    attempt: int
+    step: int
+    bytes: int
+    stall_s: float
+    waited_s: float = 0.0
 
 
 class CheckpointRemoved(Event, frozen=True, kw_only=True, tag="checkpoint_removed"):
@@ -539,6 +555,7 @@ AnyEvent: TypeAlias = (
     | Evaluated
     | SampledText
     | CheckpointCommitted
+    | CheckpointStaged
     | CheckpointRemoved
     | ArtifactCommitted
     | GuardTripped

@@ -193,3 +193,30 @@ def memory_bytes(file: Path = Path("/proc/meminfo")) -> tuple[int, int] | None:
     except (OSError, ValueError, LookupError):
         return None
     return total, available
+
+
+def available_memory_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that this process can still have without swapping: what the machine has available, within the limits of
+    the process's control groups; None if the kernel does not say. What a group's cache of files holds counts as
+    available.
+
+    Args:
+        root: the file system with /sys and /proc.
+    """
+    machine = memory_bytes(root / "proc/meminfo")
+    limits = [] if machine is None else [machine[1]]
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, names, path = [*line.split(":", 2), "", ""][:3]
+        if number == "0" and not names:
+            limits += filter(None, (_left_in_group(folder) for folder in _up(root / "sys/fs/cgroup", path)))
+    return min(limits, default=None)
+
+
+def _left_in_group(folder: Path) -> int | None:
+    """Bytes that a control group may still take (version 2); None without a limit."""
+    most, used = _line(folder / "memory.max"), _line(folder / "memory.current")
+    if not (most.isdecimal() and used.isdecimal()):
+        return None
+    counts = dict(line.split(" ", 1) for line in _text(folder / "memory.stat").splitlines() if " " in line)
+    cached = sum(int(counts.get(name, "0")) for name in ("inactive_file", "active_file"))
+    return max(1, int(most) - max(0, int(used) - cached))

@@ -20,6 +20,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "allow_code_execution": False,
     "alpha_pattern": {},
     "answer_batch_size": 1,
+    "async_save": True,
     "backend": "hf",
     "base_dtype": "auto",
     "baseline": None,

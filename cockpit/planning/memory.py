@@ -61,6 +61,8 @@ class MemoryNeed:
         activations: what a micro-batch keeps for its backward pass, and the gradients within one layer.
         logits: of the pieces in which the loss is computed.
         accumulates: gradients stay from one micro-batch to the next; else they come as the activations go.
+        copies: of the trained weights and the optimizer's state in host memory, for `async_save`. They are not part of
+            the peak: where memory has no room for them, the engine makes none, and the training waits for its saves.
     """
 
     weights: int
@@ -70,6 +72,7 @@ class MemoryNeed:
     logits: int
 
     accumulates: bool
+    copies: int = 0
 
     @property
     def certain(self) -> int:
@@ -133,13 +136,15 @@ def memory_need(
     if isinstance(stage, PreferenceFields):
         kept *= PAIRS
     transient = tokens * _layer_gradients(shape, bf16=bf16)
+    optimizer = int(OPTIMIZER_BYTES[stage.optim] * changed + _of_others(stage, shape))
     return MemoryNeed(
         weights=int(weights),
         gradients=FLOAT32 * changed,
-        optimizer=int(OPTIMIZER_BYTES[stage.optim] * changed + _of_others(stage, shape)),
+        optimizer=optimizer,
         activations=int(GAPS * kept + transient),
         logits=int(_logits(stage, shape, tokens, labelled)),
         accumulates=stage.gradient_accumulation_steps > 1,
+        copies=FLOAT32 * changed + optimizer if stage.async_save else 0,
     )
 
 

@@ -116,10 +116,11 @@ def memory_words(one: StageMemory) -> str:
     fills = fills_sequences(one.stage)
     what = "sequences" if fills else "rows"
     tokens = one.stage.max_length if one.longest is None or fills else min(one.longest, one.stage.max_length)
+    copies = f"; async_save copies {size(need.copies)} more, where there is room" if need.copies else ""
     return (
         f"about {size(one.whole())} of memory at its peak (within {percent(ACCURACY)} on a CPU) if {what} have {tokens}"
         f" tokens: weights {size(need.weights)}, gradients {size(need.gradients)}, optimizer {size(need.optimizer)},"
-        f" activations {size(need.activations)}, logits {size(need.logits)}, libraries {size(LIBRARIES_BYTES)}"
+        f" activations {size(need.activations)}, logits {size(need.logits)}, libraries {size(LIBRARIES_BYTES)}{copies}"
     )
 
 

@@ -18,6 +18,7 @@ from engines.events import (
     AttemptStarted,
     CheckpointCommitted,
     CheckpointRemoved,
+    CheckpointStaged,
     CommandEnded,
     ControlApplied,
     DevicesUsed,
@@ -77,7 +78,7 @@ def _words(event: AnyEvent) -> tuple[Level, str]:
             AttemptStarted() | AttemptEnded() | InputsRecorded() | DevicesUsed() | Phase() | StepsPlanned() | Progress()
         ):
             return _of_attempt(event)
-        case CheckpointCommitted() | CheckpointRemoved() | ArtifactCommitted():
+        case CheckpointCommitted() | CheckpointStaged() | CheckpointRemoved() | ArtifactCommitted():
             return _of_product(event)
         case Step() | Evaluated() | GuardTripped() | GateChecked():
             return _of_numbers(event)
@@ -230,8 +231,14 @@ def _of_surroundings(event: InputsRecorded | DevicesUsed) -> tuple[Level, str]:
     return "info", f"{name} computes on {devices_words(event)}"
 
 
-def _of_product(event: CheckpointCommitted | CheckpointRemoved | ArtifactCommitted) -> tuple[Level, str]:
+def _of_product(
+    event: CheckpointCommitted | CheckpointStaged | CheckpointRemoved | ArtifactCommitted,
+) -> tuple[Level, str]:
     match event:
+        case CheckpointStaged():
+            waited = f", {fmt.duration(event.waited_s)} of it for the checkpoint before" if event.waited_s >= 1 else ""
+            text = f"checkpoint {event.step} of {event.stage} is being written; training waited"
+            return "quiet", f"{text} {fmt.duration(event.stall_s)} for its copy{waited}"
         case CheckpointCommitted():
             notes = [f"loss {fmt.loss(event.loss)}"] if event.loss is not None else []
             notes += ["★ best"] if event.best else []

@@ -61,7 +61,7 @@ from engines.training.beginning import continued_checkpoint, use_first_start
 from engines.training.inputs import input_folder
 from engines.training.precision import TYPES, Precision, precision_of_adapter
 from engines.training.sampling import greedy_text
-from engines.training.saving import save_model
+from engines.training.saves.parts import save_model
 from engines.training.session import Session
 from engines.training.start import set_up_process
 from engines.training.task import Task

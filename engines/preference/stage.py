@@ -29,7 +29,7 @@ from engines.preference.trainer import PreferenceTrainer, settings_of
 from engines.training.beginning import use_first_start
 from engines.training.inputs import input_folder
 from engines.training.precision import precision_of_adapter
-from engines.training.saving import save_model
+from engines.training.saves.parts import save_model
 from engines.training.session import Session
 from engines.training.start import set_up_process
 from engines.training.task import Method, Task

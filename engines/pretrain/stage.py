@@ -34,7 +34,7 @@ from engines.training.beginning import start_folder
 from engines.training.inputs import input_folder
 from engines.training.loss import Batches, window_batches
 from engines.training.sampling import Sample, greedy_sample
-from engines.training.saving import save_model
+from engines.training.saves.parts import save_model
 from engines.training.session import Session
 from engines.training.start import set_up_process
 from engines.training.task import Task, Utilization

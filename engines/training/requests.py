@@ -40,6 +40,8 @@ class Controllable(Protocol):
 
     def save(self) -> bool: ...
 
+    def finish_saving(self) -> None: ...
+
     def evaluate(self) -> Evaluated | None: ...
 
     def sample(self, prompt: str = "") -> bool: ...
@@ -77,6 +79,8 @@ def _pause_or_continue(session: Controllable, request: Request, *, paused: bool)
     if wanted == paused:
         session.ctx.applied(request, f"{IGNORED}: {'already paused' if paused else 'not paused'}", session.step)
         return paused
+    if wanted:
+        session.finish_saving()  # a machine may be turned off while a training is paused
     session.ctx.applied(request, "paused" if wanted else "continued", session.step)
     session.ctx.phase(PHASE_PAUSED if wanted else PHASE_TRAINING)
     return wanted
@@ -111,6 +115,7 @@ def _handle(session: Controllable, request: Request) -> None:
 
 def _stop(session: Controllable, request: Request) -> None:
     """Stop here. A stop after a checkpoint is refused when the checkpoint fails, except for a termination signal."""
+    session.finish_saving()
     if request.verb is Verb.STOP:
         point = session.newest_checkpoint
         back = (

@@ -6,18 +6,17 @@ The files keep Trainer's names, so that Trainer can load them.
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
-import random
+import dataclasses
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import Trainer
@@ -35,13 +34,17 @@ from engines.artifacts.custody import custody_of
 from engines.artifacts.manifest import ManifestError, amend_manifest, commit_folder, read_manifest, write_manifest
 from engines.commit import parents_of
 from engines.context import StageContext
-from engines.events import CheckpointCommitted, CheckpointRemoved
-from engines.json_text import read_object
+from engines.events import CheckpointCommitted, CheckpointRemoved, CheckpointStaged
+from engines.exhausted_memory import exhausted_memory
 from engines.run_dir import RunDir, checkpoint_name, lock_is_held
 from engines.training.devices import place
 from engines.training.faults import Faults
 from engines.training.precision import KERNELS, RECORD, as_record, kernels
 from engines.training.progress import Counters
+from engines.training.saves.background import Background
+from engines.training.saves.parts import Parts, finite, parts_of, random_states_sha256, write_parts
+from engines.training.saves.room import is_disk_error, require_disk, room_in, why_no_copy
+from engines.training.saves.staging import Staging, staged_bytes
 from recipes import quantities
 from recipes.stages.kind import UNSLOTH
 from recipes.stages.training import TrainingFields
@@ -49,11 +52,40 @@ from recipes.stages.training import TrainingFields
 VERSIONED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "numpy", *UNSLOTH)
 EVALUATION_DUE = "evaluation_due"
 """In a checkpoint's `position`: its step is evaluated after the checkpoint, and was not yet."""
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class _Save:
+    """A checkpoint that is being written: the parts of one step, and what its manifest says.
+
+    Attributes:
+        finite: every step since the checkpoint before was finite, and the newest loss is no begin of a spike.
+        fields: of the manifest, but for what the parts decide.
+        began_s: when the training began to wait for it.
+        stall_s: seconds for which the training waited for its copy; None while it waits for the whole save.
+    """
+
+    step: int
+    draft: Path
+    final: Path
+    parts: Parts
+    model: Any
+    finite: bool
+    eval_loss: float | None
+    position: dict[str, Any]
+    fields: dict[str, Any]
+    evaluation_follows: bool
+    rng_sha256: str
+    began_s: float
+    stall_s: float | None = None
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of one attempt and removes old ones of its lineage."""
+    """Writes the checkpoints of one attempt and removes old ones of its lineage.
+
+    A checkpoint that the training need not wait for is copied into host memory and written by a thread, one at a time.
+    Whoever calls `commit`, `best` or `finish` waits for that thread first, so nothing here is used by two at once.
+    """
 
     def __init__(
         self, ctx: StageContext[TrainingFields], faults: Faults, save_tokenizer: Callable[[Path], None]
@@ -62,8 +94,13 @@ class CheckpointWriter:
         self._run = RunDir(ctx.run_root)
         self._faults = faults
         self._save_tokenizer = save_tokenizer
+        self._tokenizer: dict[str, bytes] | None = None
         self._ancestors: list[tuple[int, int]] = _ancestors(ctx)
         self._custody = custody_of(parents_of(ctx), ctx.resume.path if ctx.resume is not None else None)
+        self._staging = Staging()
+        self._in_background = bool(ctx.stage.async_save)
+        self._background = Background()
+        self._bytes = 0
         self.last_step: int | None = None
         self._unevaluated: CheckpointCommitted | None = None
         self._clean()
@@ -81,6 +118,7 @@ class CheckpointWriter:
         plan: Mapping[str, Any] | None = None,
         *,
         evaluation_follows: bool = False,
+        wait: bool = True,
     ) -> bool:
         """Write a checkpoint of the present step; False, after a warning, when the write failed.
 
@@ -94,33 +132,167 @@ class CheckpointWriter:
             plan: `planned_steps` by the recipe, `requested_steps`: the last step that a request set, or None; and the
                 state of the guards.
             evaluation_follows: this step is evaluated next.
+            wait: return when the checkpoint is committed. Else return when its copy is made, if it is made: a write
+                that fails later warns then, and `finish` says so.
+
+        Raises:
+            Exception: a bug in a save, also in the one before.
         """
+        began_s = time.monotonic()
+        self.finish()
+        waited_s = time.monotonic() - began_s
         step = int(trainer.state.global_step)
         position = {"epoch": trainer.state.epoch, **(plan or {}), **counters.saved()}
         if self.last_step == step:
             return self._add_evaluation(eval_loss, position)
         if evaluation_follows:
             position[EVALUATION_DUE] = True
-        final = self._ctx.checkpoints / checkpoint_name(step)
-        draft = draft_of(final)
+        draft = draft_of(self._ctx.checkpoints / checkpoint_name(step))
         try:
+            parts = parts_of(trainer)
+            require_disk(self._ctx.checkpoints, self._bytes or staged_bytes(parts))
             draft.mkdir()  # not its parents: a run directory that was moved away must not be made again
-            event = self._write(draft, final, trainer, counters, eval_loss, position)
+            save = self._save(trainer, counters, parts, draft, began_s, eval_loss, position, evaluation_follows)
+            staged = None if wait else self._staged(save)
         except (OSError, SafetensorError, RuntimeError) as error:
-            shutil.rmtree(draft, ignore_errors=True)
-            if not _is_disk_error(error):
-                raise
-            self._ctx.warn(
-                f"checkpoint at step {step} could not be written ({error}); {_room_in(self._ctx.checkpoints)}; "
-                "training continues and retries at the next save; older checkpoints are unchanged"
-            )
+            self._refused(step, draft, error)
             return False
-        self.last_step = step
-        self._unevaluated = event if evaluation_follows else None
-        counters.all_finite = True
+        if staged is None:
+            saved = self._complete(save)
+            counters.all_finite = counters.all_finite or saved
+            return saved
+        self._ctx.emit(
+            CheckpointStaged(
+                stage=self._ctx.stage_name,
+                attempt=self._ctx.attempt,
+                step=step,
+                bytes=self._staging.kept_bytes,
+                stall_s=staged.stall_s or 0.0,
+                waited_s=waited_s,
+            )
+        )
+        self._complete_later(staged, counters)
+        return True
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written; `last_step` says whether it is committed.
+
+        Raises:
+            Exception: a bug in that save.
+        """
+        self._background.finish()
+
+    def check(self) -> None:
+        """Raise the bug that has ended a save since the last call, if there is one; waits for nothing."""
+        self._background.check()
+
+    def _save(
+        self,
+        trainer: Trainer,
+        counters: Counters,
+        parts: Parts,
+        draft: Path,
+        began_s: float,
+        eval_loss: float | None,
+        position: dict[str, Any],
+        evaluation_follows: bool,
+    ) -> _Save:
+        """What to write, with everything that the training changes taken from it now, but for the tensors."""
+        ctx, step = self._ctx, int(trainer.state.global_step)
+        if self._tokenizer is None:
+            self._tokenizer = self._files_of_tokenizer()
+        return _Save(
+            step=step,
+            draft=draft,
+            final=ctx.checkpoints / checkpoint_name(step),
+            parts=parts,
+            model=trainer.model,
+            finite=counters.all_finite and not counters.suspect,
+            eval_loss=eval_loss,
+            position=position,
+            fields={
+                "tokens": counters.tokens,
+                "world_size": int(trainer.args.world_size),
+                "threads": torch.get_num_threads(),
+                "device": trainer.args.device.type,
+                **place(),
+                RECORD: as_record(trainer.model, bf16=bool(trainer.args.bf16)),
+                KERNELS: kernels(ctx.stage),
+            },
+            evaluation_follows=evaluation_follows,
+            rng_sha256=random_states_sha256(),
+            began_s=began_s,
+        )
+
+    def _staged(self, save: _Save) -> _Save | None:
+        """The save with copies of its parts; None, once with a warning, where the training has to wait for it."""
+        if not self._in_background:
+            return None
+        reason = why_no_copy(staged_bytes(save.parts) - self._staging.kept_bytes)
+        try:
+            if not reason:
+                parts = self._staging.copied(save.parts)
+                return dataclasses.replace(save, parts=parts, stall_s=time.monotonic() - save.began_s)
+        except (RuntimeError, MemoryError) as error:
+            reason = exhausted_memory(error)
+            if not reason:
+                raise
+            reason = f"its copy needs {quantities.size(staged_bytes(save.parts))}, and memory ran out ({reason})"
+        self._in_background = False
+        self._staging.release()
+        self._ctx.warn(
+            f"the training waits for each checkpoint from step {save.step} on, as without async_save: {reason}"
+        )
+        return None
+
+    def _complete_later(self, save: _Save, counters: Counters) -> None:
+        """Write a checkpoint beside the training, whose next steps count for the next checkpoint."""
+        all_finite, counters.all_finite = counters.all_finite, True
+
+        def job() -> None:
+            saved = False
+            try:
+                with torch.no_grad():
+                    saved = self._complete(save)
+            finally:
+                if not saved and not all_finite:
+                    counters.all_finite = False  # no checkpoint has recorded the step that was not finite
+
+        self._background.start(job)
+
+    def _complete(self, save: _Save) -> bool:
+        """Write, commit and report a checkpoint, and remove old ones; False, after a warning, when the write failed."""
+        try:
+            event = self._write(save)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            self._refused(save.step, save.draft, error)
+            return False
+        self.last_step, self._bytes = save.step, event.bytes
+        self._unevaluated = event if save.evaluation_follows else None
         self._ctx.emit(event)
         self._rotate()
         return True
+
+    def _refused(self, step: int, draft: Path, error: Exception) -> None:
+        """Remove what a failed save has written, and warn.
+
+        Raises:
+            Exception: it is a bug, and not the disk's.
+        """
+        shutil.rmtree(draft, ignore_errors=True)
+        if not is_disk_error(error) and self._ctx.checkpoints.is_dir():  # torch has its own words for a moved run
+            raise error
+        self._ctx.warn(
+            f"checkpoint at step {step} could not be written ({error}); {room_in(self._ctx.checkpoints)}; "
+            "training continues and retries at the next save; older checkpoints are unchanged"
+        )
+
+    def _files_of_tokenizer(self) -> dict[str, bytes]:
+        """The tokenizer's files, which no step changes: its own save may not run beside a step that uses it."""
+        with TemporaryDirectory(dir=self._ctx.work, prefix="tokenizer-") as name:
+            self._save_tokenizer(Path(name))
+            found = sorted(path for path in Path(name).rglob("*") if path.is_file())
+            return {path.relative_to(name).as_posix(): path.read_bytes() for path in found}
 
     def _add_evaluation(self, eval_loss: float | None, position: dict[str, Any]) -> bool:
         """Complete the checkpoint that was committed before the evaluation of its step; True: there is a checkpoint."""
@@ -148,67 +320,63 @@ class CheckpointWriter:
                 loss=eval_loss,
                 evaluated=True,
                 rng_sha256=event.rng_sha256,
+                stall_s=event.stall_s,
+                write_s=event.write_s,
             )
         )
         self._rotate()
         return True
 
-    def _write(
-        self,
-        draft: Path,
-        final: Path,
-        trainer: Trainer,
-        counters: Counters,
-        eval_loss: float | None,
-        position: dict[str, Any],
-    ) -> CheckpointCommitted:
-        ctx, step = self._ctx, int(trainer.state.global_step)
-        write_training_state(draft, trainer)
-        self._save_tokenizer(draft)
-        healthy = counters.all_finite and not counters.suspect and all_finite(trainer.model, trainer.optimizer)
-        best = healthy and self._is_best(eval_loss, position.get("judged"))
-        self._faults.save(step)
+    def _write(self, save: _Save) -> CheckpointCommitted:
+        ctx, began_s = self._ctx, time.monotonic()
+        write_parts(save.draft, save.model, save.parts)
+        for name, data in (self._tokenizer or {}).items():
+            path = save.draft / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        healthy = save.finite and save.parts.all_finite()
+        best = healthy and self._is_best(save.eval_loss, save.position.get("judged"))
+        self._faults.save(save.step)
         sha256 = write_manifest(
-            draft,
+            save.draft,
             run=ctx.run_id,
             stage=ctx.stage_name,
             attempt=ctx.attempt,
-            step=step,
-            tokens=counters.tokens,
+            step=save.step,
             fingerprint=ctx.fingerprint,
             lineage=self._ancestors,
             custody=self._custody,
             first_start=ctx.first_start,
-            world_size=int(trainer.args.world_size),
-            threads=torch.get_num_threads(),
             optim=ctx.stage.optim,
             stage_kind=ctx.stage.kind,
-            device=trainer.args.device.type,
-            **place(),
-            **{RECORD: as_record(trainer.model, bf16=bool(trainer.args.bf16)), KERNELS: kernels(ctx.stage)},
             versions=versions(),
-            position=position,
-            metrics={} if eval_loss is None else {"eval_loss": eval_loss},
+            **save.fields,
+            position=save.position,
+            metrics={} if save.eval_loss is None else {"eval_loss": save.eval_loss},
             healthy=healthy,
             best=best,
         )
-        size = sum(entry["bytes"] for entry in read_manifest(draft)["files"])
-        commit_folder(draft, final)
+        size = sum(entry["bytes"] for entry in read_manifest(save.draft)["files"])
+        commit_folder(save.draft, save.final)
+        now_s = time.monotonic()
         return CheckpointCommitted(
             stage=ctx.stage_name,
             attempt=ctx.attempt,
-            step=step,
-            path=self._run.relative(final),
+            step=save.step,
+            path=self._run.relative(save.final),
             sha256=sha256,
             healthy=healthy,
             best=best,
             bytes=size,
-            loss=eval_loss,
-            rng_sha256=random_states_sha256(),
+            loss=save.eval_loss,
+            rng_sha256=save.rng_sha256,
+            stall_s=now_s - save.began_s if save.stall_s is None else save.stall_s,
+            write_s=now_s - began_s,
         )
 
     def best(self) -> Checkpoint | None:
         """The best healthy checkpoint of the lineage."""
+        self.finish()
         return current_best(
             checkpoint
             for checkpoint in self._lineage_checkpoints()
@@ -251,69 +419,14 @@ class CheckpointWriter:
                 clean_leftovers(self._run.checkpoints(stage, attempt))
 
 
-def random_states_sha256() -> str:
-    """The SHA-256 of the random states that decide what comes next: Python's, numpy's, torch's of the CPU and of each
-    device. Equal for equal states, in any process."""
-    digest = hashlib.sha256()
-    digest.update(repr(random.getstate()).encode())
-    digest.update(repr([np.asarray(part).tolist() for part in np.random.get_state()]).encode())
-    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
-    for state in states:
-        digest.update(state.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def write_training_state(folder: Path, trainer: Trainer) -> None:
-    """Write model or adapter, optimizer, scheduler, random states and Trainer's state, with Trainer's file names."""
-    save_model(trainer.model, folder)
-    trainer._save_optimizer_and_scheduler(str(folder))
-    trainer._save_rng_state(str(folder))
-    trainer.state.save_to_json(str(folder / "trainer_state.json"))
-
-
-def save_model(model: Any, folder: Path) -> None:
-    """Save a model as a Hugging Face folder, or a PEFT model's adapter as an adapter folder; always safetensors."""
-    if hasattr(model, "peft_config"):
-        model.save_pretrained(str(folder), save_embedding_layers=_is_resized(model))
-        with suppress(FileNotFoundError):
-            (folder / "README.md").unlink()  # an empty template for a model hub
-    else:
-        model.save_pretrained(str(folder))
-
-
-def _is_resized(adapted: Any) -> bool:
-    """Whether a PEFT model has another number of embedding rows than its base model's folder."""
-    base = Path(next(iter(adapted.peft_config.values())).base_model_name_or_path or "")
-    rows = adapted.get_input_embeddings().weight.shape[0]
-    return (base / "config.json").is_file() and read_object(base / "config.json").get("vocab_size", rows) < rows
-
-
-def all_finite(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> bool:
-    """Whether every trained weight and every floating tensor of the optimizer's state is finite."""
-    state = (value for values in optimizer.state.values() for value in values.values() if torch.is_tensor(value))
-    return _finite(parameter for parameter in model.parameters() if parameter.requires_grad) and _finite(state)
-
-
 def damage(model: torch.nn.Module) -> str:
     """Words about the first weight that is not finite before any step, by its name in the model's file; empty if all
     are: no learning rate helps such a model."""
     for name, weight in model.named_parameters():
-        if not _finite([weight]):
+        if not finite(iter([weight])):
             plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
             return f"; the model from which it starts is damaged: {plain} is not finite"
     return ""
-
-
-def _finite(tensors: Iterable[torch.Tensor]) -> bool:
-    """Whether tensors of any shape and type contain only finite values."""
-    # A finite sum proves all parts finite in one pass without a mask; only a non-finite sum needs the slower check.
-    for tensor in tensors:
-        detached = tensor.detach()
-        if not detached.is_floating_point() or bool(torch.isfinite(detached.sum(dtype=torch.float32))):
-            continue
-        if not bool(torch.isfinite(detached).all()):
-            return False
-    return True
 
 
 def versions() -> dict[str, str]:
@@ -338,22 +451,3 @@ def _ancestors(ctx: StageContext[TrainingFields]) -> list[tuple[int, int]]:
             known.add(int(attempt))
             lineage.append((int(attempt), min(int(step), lineage[-1][1])))
     return lineage
-
-
-def _room_in(folder: Path) -> str:
-    """How much space a folder has, or that the run was moved while it runs."""
-    try:
-        return f"{quantities.size(shutil.disk_usage(folder).free)} are free"
-    except FileNotFoundError:
-        return "the run directory was moved or removed; move it back"
-
-
-def _is_disk_error(error: Exception) -> bool:
-    """Whether training can continue after a failed save. torch and safetensors report the system's error as text."""
-    if isinstance(error, OSError | SafetensorError):
-        return True
-    if isinstance(error, torch.OutOfMemoryError):
-        return False
-    text = str(error).lower()
-    signs = [os.strerror(code).lower() for code in _NO_SPACE] + ["unexpected pos", "pytorchstreamwriter failed"]
-    return any(sign in text for sign in signs)

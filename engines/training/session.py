@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -146,7 +147,16 @@ class Session:
             raise
         finally:
             self.scalars.close()
+            self._finish_saving()
+        self.writer.finish()
         self._load_best()
+
+    def _finish_saving(self) -> None:
+        """Wait for the checkpoint that is being written, however the training ends: it is the newest to resume from."""
+        if sys.exc_info()[0] is None:
+            return
+        with suppress(Exception):  # what ends the training is the cause, not what follows
+            self.writer.finish()
 
     def _evaluate_before(self, resume: ResumePoint) -> bool:
         """Evaluate the step of a checkpoint whose training ended during that evaluation; whether the stage ends there.
@@ -311,6 +321,7 @@ class Session:
         if state.global_step == self.resumed_step + 1:
             self.ctx.phase("training")
         self.faults.after_step(state.global_step)
+        self.writer.check()
         self._do_due_work()
         handle_requests(self)
         if self.step >= state.max_steps and state.max_steps < self.total_steps:
@@ -323,12 +334,16 @@ class Session:
         step, last = self.step, self.last_step
         evaluates = is_due(step, self.eval_every, last)
         tried = is_due(step, self.save_every, last)
-        saved = tried and self.save(evaluation_follows=evaluates)  # what an evaluation fails on costs no step
+        # What an evaluation fails on costs no step.
+        saved = tried and self.save(evaluation_follows=evaluates, wait=False)
         if evaluates and self._evaluation_ends_it():
             last = self.set_max_steps(step)
         if is_due(step, self.task.sample_steps, last):
             self.sample()
-        if saved or (not tried and is_due(step, self.save_every, last)):
+        if saved and evaluates:
+            self.writer.finish()
+            saved = self.writer.last_step == step
+        if (saved and evaluates) or (not tried and is_due(step, self.save_every, last)):
             self.save()
 
     def _evaluation_ends_it(self) -> bool:
@@ -381,11 +396,19 @@ class Session:
 
     @property
     def newest_checkpoint(self) -> int | None:
-        """The step of the newest checkpoint of this attempt, else of the one that it began with."""
+        """The step of the newest checkpoint of this attempt, else of the one that it began with; after
+        `finish_saving`."""
         return self.writer.last_step or self.resumed_step or None
 
-    def save(self, *, evaluation_follows: bool = False) -> bool:
-        """Write a checkpoint of the present step, or complete it after its evaluation; False when the write failed."""
+    def finish_saving(self) -> None:
+        """Wait for the checkpoint that is being written."""
+        self.writer.finish()
+
+    def save(self, *, evaluation_follows: bool = False, wait: bool = True) -> bool:
+        """Write a checkpoint of the present step, or complete it after its evaluation; False when the write failed.
+
+        Without `wait`, the training may continue while the checkpoint is written; then a later write can still fail.
+        """
         if self.writer.last_step != self.step:
             self.ctx.phase(PHASE_SAVING)
         measured_here = self.last_eval is not None and self.last_eval.step == self.step
@@ -402,7 +425,9 @@ class Session:
             plan["judged"] = self._judged_for_the_best(self.last_eval)
         self.counters.suspect = self.watch.suspect
         self.scalars.flush()
-        return self.writer.commit(self.trainer, self.counters, eval_loss, plan, evaluation_follows=evaluation_follows)
+        return self.writer.commit(
+            self.trainer, self.counters, eval_loss, plan, evaluation_follows=evaluation_follows, wait=wait
+        )
 
     def evaluate(self) -> Evaluated | None:
         """The loss on the val split now; None without a val split. Draws no random numbers."""

@@ -212,6 +212,14 @@ class TrainingFields(ComputeFields, LaunchFields):
         ge=1,
         help="Number of newest checkpoints to keep, besides the best one and the newest healthy one.",
     )
+    async_save: bool = setting(
+        True,
+        section="Checkpoints",
+        at_resume="change",
+        help="The training waits only for a copy of a checkpoint in memory; it is written while the next steps are"
+        " computed. The copy is as large as the trained weights and the optimizer's state. Where memory has no room for"
+        " it, the training waits for the whole save.",
+    )
     load_best_model_at_end: bool = setting(
         False,
         section="Checkpoints",

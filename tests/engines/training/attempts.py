@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pytest
 
 from engines.artifacts.checkpoints import scan_attempt
 from engines.artifacts.manifest import verify_manifest
@@ -86,3 +89,40 @@ def trajectory(ctx: TriedContext, attempt: int, after: int = 0) -> list[tuple[An
 
 def committed_steps(ctx: TriedContext, attempt: int) -> list[int]:
     return [event.step for event in of_kind(ctx, CheckpointCommitted, attempt) if not event.evaluated]
+
+
+class Held:
+    """The write of one step's checkpoint, which does not end before a record is in the journal."""
+
+    def __init__(
+        self,
+        ctx: TriedContext,
+        monkeypatch: pytest.MonkeyPatch,
+        step: int,
+        until: Callable[[Event], bool],
+        *,
+        before: bool = False,
+    ) -> None:
+        """`before`: it waits before its first file, else after its last."""
+        from engines.training import saving
+        from engines.training.saves.parts import write_parts
+
+        self.seen_at_end: list[int] = []
+        known, emit = threading.Event(), ctx.emit
+
+        def write(folder: Path, model: Any, parts: Any) -> None:
+            if before and parts.state.global_step == step:
+                assert known.wait(60)
+            write_parts(folder, model, parts)
+            if parts.state.global_step == step:
+                assert known.wait(60)
+                self.seen_at_end = [one.step for one in scan_attempt(ctx.checkpoints)[0]]
+
+        def emit_and_release(event: Event) -> int:
+            seq = emit(event)
+            if until(event):
+                known.set()
+            return seq
+
+        monkeypatch.setattr(saving, "write_parts", write)
+        ctx.emit = emit_and_release  # type: ignore[method-assign]

@@ -11,6 +11,9 @@ each child. The places:
 - `reported`: right after that record.
 - `evaluation`: before the K-th forward pass of the evaluation after the step.
 - `save`: before the K-th change to files in the save after the step.
+- `staging`: before the K-th copy of that save into memory.
+- `fsync`: before the K-th file of that save is made durable.
+- `in-flight`: the save waits at its K-th change to files until the next step is in the journal.
 - `committed`: the checkpoint of the step has its name; no record says so.
 - `rotation`: in the rotation after that save; an old checkpoint is gone, and no record says so.
 - `output`: before the K-th change to files of the stage's output.
@@ -23,6 +26,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -45,14 +49,17 @@ class Countdown:
         if self.armed:
             self.left -= 1
             if self.left == 0:
-                die()
+                self.last()
 
-    def during(self, owner: Any, name: str, applies: Callable[[Any], bool]) -> None:
+    def last(self) -> None:
+        die()
+
+    def during(self, owner: Any, name: str, applies: Callable[..., bool]) -> None:
         """Arm it during calls of a method, if these apply to the step."""
         real = getattr(owner, name)
 
         def armed(self_: Any, *args: Any, **kwargs: Any) -> Any:
-            self.armed = applies(self_)
+            self.armed = applies(self_, *args)
             try:
                 return real(self_, *args, **kwargs)
             finally:
@@ -72,6 +79,17 @@ def before(owner: Any, name: str, call: Callable[[Any, tuple[Any, ...]], None]) 
     setattr(owner, name, wrapped)
 
 
+def before_function(module: Any, name: str, call: Callable[[], None]) -> None:
+    """Call something before each call of a module's function."""
+    real = getattr(module, name)
+
+    def wrapped(*args: Any) -> Any:
+        call()
+        return real(*args)
+
+    setattr(module, name, wrapped)
+
+
 def die_if(condition: bool) -> None:
     if condition:
         die()
@@ -84,6 +102,7 @@ def prepare(at: str, step: int, count: int) -> None:
     from engines.context import StageContext
     from engines.events import CheckpointCommitted, CheckpointRemoved, Phase, Step
     from engines.finetune import stage as finetune
+    from engines.training.saves.staging import _Copies
     from engines.training.saving import CheckpointWriter
     from engines.training.session import Session
     from engines.training.trainer import EngineMixin
@@ -113,7 +132,10 @@ def prepare(at: str, step: int, count: int) -> None:
     def step_record(event: Any) -> bool:
         return isinstance(event, Step) and event.step == step
 
-    def watch_files(owner: Any, name: str, part: str, applies: Callable[[Any], bool]) -> None:
+    def of_save(_: Any, save: Any) -> bool:
+        return bool(save.step == step)
+
+    def watch_files(owner: Any, name: str, part: str, applies: Callable[..., bool]) -> None:
         def heard(event: str, args: tuple[Any, ...]) -> None:
             if event in _CHANGES and isinstance(args[0], str | os.PathLike) and part in str(args[0]):
                 if event == "open" and not (args[2] & (os.O_WRONLY | os.O_RDWR)):
@@ -142,7 +164,18 @@ def prepare(at: str, step: int, count: int) -> None:
             before(torch.nn.Embedding, "forward", lambda *_: countdown())
             countdown.during(Session, "evaluate", lambda self: bool(self.step == step))
         case "save":
-            watch_files(Session, "save", "/checkpoints/", lambda self: bool(self.step == step))
+            watch_files(CheckpointWriter, "_complete", "/checkpoints/", of_save)
+        case "staging":
+            before(_Copies, "_filled", lambda *_: countdown())
+            countdown.during(CheckpointWriter, "_staged", of_save)
+        case "fsync":
+            before_function(os, "fsync", countdown)
+            countdown.during(CheckpointWriter, "_complete", of_save)
+        case "in-flight":
+            stepped = threading.Event()
+            on_record(lambda e: isinstance(e, Step) and e.step == step + 1, stepped.set, late=True)
+            countdown.last = lambda: die_if(stepped.wait(60))  # type: ignore[method-assign]
+            watch_files(CheckpointWriter, "_complete", "/checkpoints/", of_save)
         case "committed":
             on_record(lambda e: isinstance(e, CheckpointCommitted) and e.step == step, die)
         case "rotation":

@@ -22,7 +22,7 @@ from engines.run_dir import RunDir
 from engines.stage_file import StageFile, StageInput, StageResume, write_stage_file
 from recipes.stages.registry import STAGE_TYPES, tag_of_table
 from tests.engines.preference.pairs import DPO, write_pairs
-from tests.engines.training.tiny import FINETUNE, weights_sha256
+from tests.engines.training.tiny import FINETUNE, PRETRAIN, weights_sha256
 
 pytestmark = pytest.mark.torch
 
@@ -51,6 +51,42 @@ METHODS: dict[str, dict[str, Any]] = {
         "output": "model",
     },
 }
+PRETRAINED: dict[str, Any] = {
+    **PRETRAIN,
+    "gradient_accumulation_steps": 3,
+    "max_steps": 24,
+    "num_train_epochs": 40.0,
+    "weight_decay": 0.1,
+    "bf16": True,
+    "dataloader_num_workers": 1,
+    "save_steps": 2,
+    "save_total_limit": 2,
+    "eval_steps": 3,
+}
+"""With dropout, windows of several micro-batches, a process that loads data, and epochs of a few steps."""
+IN_FLIGHT: list[tuple[str, int, int]] = [
+    ("staging", 2, 1),
+    ("staging", 2, 9),
+    ("in-flight", 2, 1),
+    ("in-flight", 2, 4),
+    ("fsync", 2, 3),
+    ("save", 2, 9),
+    ("committed", 2, 1),
+    ("in-flight", 4, 2),
+    ("in-flight", 4, 8),
+    ("fsync", 4, 9),
+    ("staging", 6, 20),
+    ("in-flight", 6, 3),
+    ("rotation", 6, 1),
+    ("in-flight", 8, 6),
+    ("fsync", 10, 1),
+    ("in-flight", 12, 7),
+    ("save", 14, 3),
+    ("in-flight", 16, 5),
+    ("staging", 18, 2),
+    ("in-flight", 22, 1),
+]
+"""Twenty deaths with a checkpoint on its way: in its copy, in its files before and after a step, in its syncs."""
 POINTS: list[tuple[str, int, int]] = [
     ("loaded", 1, 1),
     ("micro-batch", 1, 2),
@@ -100,7 +136,7 @@ class Engines:
             tag=tag,
             stage=STAGE_TYPES[tag].model_validate(dict(stage)).model_dump(mode="json"),
             attempt=attempts[-1] + 1,
-            inputs={field: self._input(field) for field in ("model", "data")},
+            inputs={field: self._input(field) for field in self._inputs},
             resume=resume,
             first_start="2026-01-01T00:00:00",
         )
@@ -169,7 +205,9 @@ def outcome(run: RunDir, stage: str) -> tuple[str, dict[str, float | None]]:
 def check(
     stage: Mapping[str, Any], points: list[tuple[str, int, int]], folder: Path, inputs: Mapping[str, Path]
 ) -> None:
-    module = "engines.preference.stage" if stage["kind"] == "dpo" else "engines.finetune.stage"
+    module = {"dpo": "engines.preference.stage", "pretrain": "engines.pretrain.stage"}.get(
+        stage["kind"], "engines.finetune.stage"
+    )
     with engines(folder, inputs, module) as starts:
         whole, killed = new_run(folder / "whole"), new_run(folder / "killed")
         assert starts.run(whole, stage) == 0, (folder / "engines.log").read_text()[-3000:]
@@ -203,3 +241,22 @@ def test_a_training_that_was_killed_at_twenty_points_ends_in_the_same_weights(
 ) -> None:
     assert len(POINTS) == 20
     check(METHODS[method], POINTS, tmp_path, inputs_of(method, tmp_path, model, messages))
+
+
+def test_a_pretraining_that_was_killed_with_saves_in_flight_ends_in_the_same_weights(
+    tmp_path: Path, tokens: Path
+) -> None:
+    points = [("staging", 2, 5), ("in-flight", 2, 2), ("fsync", 4, 9), ("in-flight", 4, 8)]
+    check({**PRETRAINED, "max_steps": 7}, points, tmp_path, {"data": tokens})
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("method", ["pretrain", "full", "lora"])
+def test_a_training_that_was_killed_twenty_times_with_saves_in_flight_ends_in_the_same_weights(
+    method: str, tmp_path: Path, model: Path, messages: Path, tokens: Path
+) -> None:
+    assert len(IN_FLIGHT) == 20
+    if method == "pretrain":
+        check(PRETRAINED, IN_FLIGHT, tmp_path, {"data": tokens})
+    else:
+        check(METHODS[method], IN_FLIGHT, tmp_path, inputs_of(method, tmp_path, model, messages))

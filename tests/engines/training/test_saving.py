@@ -17,9 +17,11 @@ from engines.control import put_request
 from engines.events import AttemptEnded, CheckpointCommitted, ControlApplied, Step, Warned
 from engines.run_dir import RunDir
 from engines.training import saving
+from engines.training.saves.parts import write_parts
 from engines.words import Verb
-from tests.engines.training.attempts import committed_steps, context, of_kind, run_stage
+from tests.engines.training.attempts import Held, committed_steps, context, of_kind, run_stage
 from tests.engines.training.tiny import PRETRAIN
+from tests.stage_context import TriedContext
 
 pytestmark = pytest.mark.torch
 
@@ -37,7 +39,7 @@ pytestmark = pytest.mark.torch
 def test_a_save_that_the_disk_refuses_loses_one_checkpoint_and_says_why(
     tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch, number: int, where: str
 ) -> None:
-    name = {"files": "write_training_state", "manifest": "write_manifest", "rename": "commit_folder"}[where]
+    name = {"files": "write_parts", "manifest": "write_manifest", "rename": "commit_folder"}[where]
     real = getattr(saving, name)
     calls: list[int] = []
 
@@ -63,34 +65,36 @@ def test_a_save_that_the_disk_refuses_loses_one_checkpoint_and_says_why(
     assert "training continues and retries at the next save" in warning.message
 
 
+@pytest.mark.parametrize("async_save", [True, False])
 @pytest.mark.parametrize("how", ["SIGTERM", "stop-after-checkpoint", "stop"])
 def test_a_stop_during_a_save_leaves_the_whole_checkpoint(
-    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch, how: str, async_save: bool
 ) -> None:
-    real = saving.write_training_state
-    ctx = context(tmp_path, PRETRAIN, {"data": tokens})
+    real = write_parts
+    ctx = context(tmp_path, {**PRETRAIN, "async_save": async_save}, {"data": tokens})
     before = signal.signal(signal.SIGTERM, ctx.on_signal)
     asked: list[str] = []
 
-    def interrupted(folder: Path, trainer: Any) -> None:
+    def interrupted(folder: Path, model: Any, parts: Any) -> None:
         if not asked:
             asked.append(how)
             if how == "SIGTERM":
                 os.kill(os.getpid(), signal.SIGTERM)
             else:
                 put_request(RunDir(ctx.run_root).control, Verb(how))
-        real(folder, trainer)
+        real(folder, model, parts)
 
-    monkeypatch.setattr(saving, "write_training_state", interrupted)
+    monkeypatch.setattr(saving, "write_parts", interrupted)
     try:
         assert run_stage(ctx) is None, "it stops"
     finally:
         signal.signal(signal.SIGTERM, before)
     complete, refused = scan_attempt(ctx.checkpoints)
-    assert ([one.step for one in complete], refused) == ([3], [])
-    assert verify_manifest(complete[0].path) == []
+    assert (complete[0].step, refused) == (3, [])
+    assert async_save or len(complete) == 1, "the training had not continued"
+    assert [problem for one in complete for problem in verify_manifest(one.path)] == []
     kinds = [type(event) for event in ctx.events() if isinstance(event, CheckpointCommitted | ControlApplied)]
-    assert kinds == [CheckpointCommitted, ControlApplied], "the answer comes after the save"
+    assert kinds == [CheckpointCommitted] * len(complete) + [ControlApplied], "the answer comes after the save"
     assert not of_kind(ctx, AttemptEnded)
 
 
@@ -120,8 +124,30 @@ def test_checkpoints_that_somebody_removed_end_nothing(tmp_path: Path, tokens: P
 
 
 def test_a_save_into_a_run_that_was_moved_away_is_refused_and_makes_no_folder(tmp_path: Path, tokens: Path) -> None:
+    ctx = context(tmp_path, {**PRETRAIN, "async_save": False}, {"data": tokens})
+    move_away_for_two_steps(ctx, tmp_path / "away")
+    assert run_stage(ctx) is not None
+    assert committed_steps(ctx, 1) == [3, 8]
+    (warning,) = of_kind(ctx, Warned)
+    assert "the run directory was moved or removed; move it back; training continues" in warning.message
+
+
+def test_a_run_that_is_moved_away_while_a_checkpoint_is_written_loses_that_one(
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ctx = context(tmp_path, PRETRAIN, {"data": tokens})
-    emit, away = ctx.emit, tmp_path / "away"
+    move_away_for_two_steps(ctx, tmp_path / "away")
+    Held(ctx, monkeypatch, 3, lambda event: isinstance(event, Step) and event.step == 5, before=True)
+    assert run_stage(ctx) is not None
+    assert committed_steps(ctx, 1) == [8]
+    warnings = [warning.message for warning in of_kind(ctx, Warned)]
+    assert [words.partition(" could")[0] for words in warnings] == ["checkpoint at step 3", "checkpoint at step 6"]
+    assert all("the run directory was moved or removed; move it back" in words for words in warnings)
+
+
+def move_away_for_two_steps(ctx: TriedContext, away: Path) -> None:
+    """Move the run directory after step 5, and back after step 7."""
+    emit = ctx.emit
 
     def emit_and_move(event: Any) -> int:
         seq = emit(event)
@@ -133,7 +159,3 @@ def test_a_save_into_a_run_that_was_moved_away_is_refused_and_makes_no_folder(tm
         return seq
 
     ctx.emit = emit_and_move  # type: ignore[method-assign]
-    assert run_stage(ctx) is not None
-    assert committed_steps(ctx, 1) == [3, 8]
-    (warning,) = of_kind(ctx, Warned)
-    assert "the run directory was moved or removed; move it back; training continues" in warning.message

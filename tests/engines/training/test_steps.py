@@ -268,15 +268,16 @@ def test_torchs_messages_for_a_full_disk_are_recognized_and_others_are_raised(
     words: str, tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engines.training import saving
+    from engines.training.saves.parts import write_parts
 
-    real = saving.write_training_state
+    real = write_parts
 
-    def failing(folder: Path, trainer: Any) -> None:
-        real(folder, trainer)
-        if trainer.state.global_step == 3:
+    def failing(folder: Path, model: Any, parts: Any) -> None:
+        real(folder, model, parts)
+        if parts.state.global_step == 3:
             raise RuntimeError(words)
 
-    monkeypatch.setattr(saving, "write_training_state", failing)
+    monkeypatch.setattr(saving, "write_parts", failing)
     ctx = context(tmp_path / "disk", PRETRAIN, {"data": tokens})
     assert run_stage(ctx) is not None
     assert committed_steps(ctx, 1) == [6, 8]

@@ -1,0 +1,168 @@
+"""The parts of a training that a checkpoint keeps, and their files, which have Trainer's names.
+
+This is the one place that says what is saved of a training. Trainer restores it from the files.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import hashlib
+import os
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Trainer
+from transformers.training_args import ParallelMode
+
+from engines.json_text import read_object
+
+MODEL, OPTIMIZER, SCHEDULER, RANDOM, STATE = (
+    "model", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A training at one step.
+
+    Attributes:
+        model: its state dict; frozen weights are in it too.
+        trained: the names in it that training changes.
+        optimizer: its state dict.
+        scheduler: its state dict.
+        random_states: by generator, as Trainer names them.
+        state: Trainer's own counters.
+    """
+
+    model: Mapping[str, Any]
+    trained: frozenset[str]
+    optimizer: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+    random_states: Mapping[str, Any]
+    state: Any
+
+    def changing(self) -> Iterator[torch.Tensor]:
+        """Every tensor that the next step may change."""
+        yield from (self.model[name] for name in sorted(self.trained))
+        yield from _tensors(self.optimizer)
+
+    def all_finite(self) -> bool:
+        """Whether every trained weight and every floating tensor of the optimizer's state is finite."""
+        return finite(self.changing())
+
+
+def parts_of(trainer: Trainer) -> Parts:
+    """The parts as they are now: the tensors are the training's own, everything else is a copy."""
+    model = trainer.model
+    state = model.state_dict()
+    frozen = {_storage(weight) for weight in model.parameters() if not weight.requires_grad}
+    frozen -= {_storage(weight) for weight in model.parameters() if weight.requires_grad}
+    trained = {name for name, value in state.items() if torch.is_tensor(value) and _storage(value) not in frozen}
+    return Parts(
+        model=dict(state),
+        trained=frozenset(trained),
+        optimizer=trainer.optimizer.state_dict(),
+        scheduler=copy.deepcopy(trainer.lr_scheduler.state_dict()),
+        random_states=_random_states(trainer),
+        state=copy.deepcopy(trainer.state),
+    )
+
+
+def write_parts(folder: Path, model: Any, parts: Parts) -> None:
+    """Write model or adapter, optimizer, scheduler, random states and Trainer's state, with Trainer's file names.
+
+    Args:
+        folder: a new folder.
+        model: the model that the parts are of; its weights are not read.
+        parts: what to write.
+
+    Raises:
+        OSError: the disk is full or fails, or the folder is missing.
+    """
+    if not folder.is_dir():  # the run was moved since, and libraries would make its folders again
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    save_model(model, folder, dict(parts.model))
+    torch.save(parts.optimizer, folder / OPTIMIZER)
+    torch.save(parts.scheduler, folder / SCHEDULER)
+    torch.save(parts.random_states, folder / RANDOM)
+    parts.state.save_to_json(str(folder / STATE))
+
+
+def save_model(model: Any, folder: Path, weights: dict[str, Any] | None = None) -> None:
+    """Save a model as a Hugging Face folder, or a PEFT model's adapter as an adapter folder; always safetensors.
+
+    Args:
+        model: the model.
+        folder: where to.
+        weights: its state dict; None for its present one.
+    """
+    if hasattr(model, "peft_config"):
+        model.save_pretrained(str(folder), save_embedding_layers=_is_resized(model), state_dict=weights)
+        with suppress(FileNotFoundError):
+            (folder / "README.md").unlink()  # an empty template for a model hub
+    else:
+        model.save_pretrained(str(folder), state_dict=weights)
+
+
+def finite(tensors: Iterator[torch.Tensor]) -> bool:
+    """Whether tensors of any shape and type contain only finite values."""
+    # A finite sum proves all parts finite in one pass without a mask; only a non-finite sum needs the slower check.
+    for tensor in tensors:
+        detached = tensor.detach()
+        if not detached.is_floating_point() or bool(torch.isfinite(detached.sum(dtype=torch.float32))):
+            continue
+        if not bool(torch.isfinite(detached).all()):
+            return False
+    return True
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in nested tables and lists, in their order."""
+    if torch.is_tensor(value):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _random_states(trainer: Trainer) -> dict[str, Any]:
+    states: dict[str, Any] = {
+        "python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.random.get_rng_state()
+    }  # fmt: skip
+    if torch.cuda.is_available():
+        many = trainer.args.parallel_mode == ParallelMode.DISTRIBUTED
+        states["cuda"] = torch.cuda.random.get_rng_state_all() if many else torch.cuda.random.get_rng_state()
+    return states
+
+
+def _is_resized(adapted: Any) -> bool:
+    """Whether a PEFT model has another number of embedding rows than its base model's folder."""
+    base = Path(next(iter(adapted.peft_config.values())).base_model_name_or_path or "")
+    rows = adapted.get_input_embeddings().weight.shape[0]
+    return (base / "config.json").is_file() and read_object(base / "config.json").get("vocab_size", rows) < rows
+
+
+def random_states_sha256() -> str:
+    """The SHA-256 of the random states that decide what comes next: Python's, numpy's, torch's of the CPU and of each
+    device. Equal for equal states, in any process."""
+    digest = hashlib.sha256()
+    digest.update(repr(random.getstate()).encode())
+    digest.update(repr([np.asarray(part).tolist() for part in np.random.get_state()]).encode())
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+    for state in states:
+        digest.update(state.numpy().tobytes())
+    return digest.hexdigest()

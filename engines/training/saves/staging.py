@@ -1,0 +1,93 @@
+"""Copies of a training's parts in host memory: the training continues while they are written.
+
+Only what the next step may change is copied. The frozen weights under an adapter stay where they are. Copies are made
+by storage, so tensors that share one still do, and the files are those of a save without copies. The memory of one save
+is used again by the next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from engines.training.saves.parts import Parts
+
+
+class Staging:
+    """Host memory for the copies of one save at a time."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, bool], list[torch.Tensor]] = {}
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the memory that is kept from the last save."""
+        return sum(buffer.numel() for buffers in self._kept.values() for buffer in buffers)
+
+    def copied(self, parts: Parts) -> Parts:
+        """The parts with copies of everything that the next step may change; those of an earlier call are overwritten.
+
+        Raises:
+            RuntimeError: the memory is exhausted.
+        """
+        copies = _Copies(self._kept)
+        model = {name: copies.of(value) if name in parts.trained else value for name, value in parts.model.items()}
+        staged = dataclasses.replace(parts, model=model, optimizer=copies.within(parts.optimizer))
+        self._kept = copies.used
+        if copies.from_device:
+            torch.cuda.synchronize()
+        return staged
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._kept = {}
+
+
+class _Copies:
+    """One round of copies: buffers of the round before, by their size, are used first."""
+
+    def __init__(self, kept: Mapping[tuple[int, bool], list[torch.Tensor]]) -> None:
+        self._free = {key: list(buffers) for key, buffers in kept.items()}
+        self._known: dict[int, torch.Tensor] = {}
+        self.used: dict[tuple[int, bool], list[torch.Tensor]] = {}
+        self.from_device = False
+
+    def within(self, value: Any) -> Any:
+        """The same tables and lists with copies of their tensors."""
+        if torch.is_tensor(value):
+            return self.of(value)
+        if isinstance(value, Mapping):
+            return {name: self.within(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self.within(item) for item in value]
+        return tuple(self.within(item) for item in value) if type(value) is tuple else value
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The copy of a tensor: a view of the copy of its storage, with its own shape and strides."""
+        tensor = tensor.detach()
+        storage = tensor.untyped_storage()
+        buffer = self._known.get(storage._cdata)
+        if buffer is None:
+            buffer = self._known[storage._cdata] = self._filled(storage, tensor.device)
+        view = torch.empty(0, dtype=tensor.dtype)
+        return view.set_(buffer.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+
+    def _filled(self, storage: torch.UntypedStorage, device: torch.device) -> torch.Tensor:
+        pinned = device.type == "cuda"  # a GPU copies into pinned memory many times faster
+        key = storage.nbytes(), pinned
+        free = self._free.get(key)
+        buffer = free.pop() if free else torch.empty(storage.nbytes(), dtype=torch.uint8, pin_memory=pinned)
+        self.used.setdefault(key, []).append(buffer)
+        source = torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
+        buffer.copy_(source, non_blocking=pinned)
+        self.from_device = self.from_device or pinned
+        return buffer
+
+
+def staged_bytes(parts: Parts) -> int:
+    """Bytes of host memory that copies of the parts take."""
+    storages = (tensor.untyped_storage() for tensor in parts.changing())
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
