@@ -84,7 +84,7 @@ class CheckpointWriter:
     """Writes the checkpoints of one attempt and removes old ones of its lineage.
 
     A checkpoint that the training need not wait for is copied into host memory and written by a thread, one at a time.
-    Whoever calls `commit`, `best` or `finish` waits for that thread first, so nothing here is used by two at once.
+    A call of `commit`, `best` or `finish` waits for that thread first, so nothing here is used by two at once.
     """
 
     def __init__(
