@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from functools import cache
@@ -13,6 +14,8 @@ from pathlib import Path
 _CPUINFO = Path("/proc/cpuinfo")
 _INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "bf16": "Arm BF16"}
 """Flags of the kernel's list by the instructions' names, the fastest first."""
+_SCHEDULED = 2
+"""The clock of a process's CPU time in a clock's number (CPUCLOCK_SCHED, as clock_getcpuclockid(3) makes it)."""
 _COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -93,17 +96,36 @@ def node_for(threads: int, root: Path = Path("/"), bound: Collection[Iterable[in
     return min(fits, key=lambda number: (busy[number], number), default=None)
 
 
-def engine_affinities() -> list[set[int]]:
-    """The processors that each other engine of this user may use."""
+def engines_here() -> list[int]:
+    """The process ids of the other engines on this machine, of every user."""
     found = []
     for entry in os.scandir("/proc"):
         with suppress(OSError):
-            if not entry.name.isdigit() or int(entry.name) == os.getpid() or entry.stat().st_uid != os.getuid():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
             words = Path(entry.path, "cmdline").read_bytes().split(b"\0")
             if words[1:2] == [b"-m"] and words[2:3] and words[2] in {b"engines.run", b"exporters.run"}:
-                found.append(os.sched_getaffinity(int(entry.name)))
+                found.append(int(entry.name))
     return found
+
+
+def engine_affinities() -> list[set[int]]:
+    """The processors that each other engine of this user may use."""
+    found = []
+    for pid in engines_here():
+        with suppress(OSError):
+            if Path("/proc", str(pid)).stat().st_uid == os.getuid():
+                found.append(os.sched_getaffinity(pid))
+    return found
+
+
+def spent_s(pid: int) -> float:
+    """CPU seconds of all threads of a process so far, of its ended ones too.
+
+    Raises:
+        OSError: the process is gone.
+    """
+    return time.clock_gettime(~pid << 3 | _SCHEDULED)
 
 
 def cpp_compiler() -> str:

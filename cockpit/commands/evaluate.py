@@ -17,10 +17,12 @@ from cockpit.command_line.parser import CommandParser
 from cockpit.commands.child_job import follow_job
 from cockpit.runs.find import runs_root
 from cockpit.talking.model_place import MODEL_HELP, model_place
+from cockpit.talking.sampling_options import add_sampling
 from cockpit.text import formatting as fmt
 from cockpit.text.output import print_json, print_out, say
 from cockpit.text.safe_text import error_text, safe_text
 from cockpit.text.text_table import text_table
+from engines.chatting.lines import Sampling
 from engines.files import read_regular_text
 from engines.judging.sets.general import GENERAL, general_set
 from engines.words import ExitCode
@@ -73,10 +75,7 @@ def declare(parser: CommandParser) -> None:
     parser.add_argument(
         "--judge", metavar="CMD", help="your program for the check command: JSON on stdin, status 0 passed, 1 failed"
     )
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="draw answers (default: 0, greedy)")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from tokens of this probability")
-    parser.add_argument("--top-k", type=int, default=0, metavar="N", help="draw from N likeliest tokens (0: all)")
-    parser.add_argument("--sampling-seed", type=int, default=0, metavar="N", help="seed of drawn answers (default: 0)")
+    add_sampling(parser, ("temperature", "top_p", "top_k", "seed"), seed_option="--sampling-seed")
     parser.add_argument(
         "--num-return-sequences", type=_count, default=1, metavar="N", help="answers to each prompt, for pass@k"
     )
@@ -98,13 +97,7 @@ def declare(parser: CommandParser) -> None:
         metavar="SECONDS",
         help=f"processor time of each such program (default: {DEFAULT_CODE_TIMEOUT_S})",
     )
-    parser.add_argument(
-        "--max-new-tokens",
-        type=_count,
-        default=DEFAULT_LIMIT,
-        metavar="N",
-        help=f"most tokens of an answer (default: {DEFAULT_LIMIT})",
-    )
+    add_sampling(parser, ("max_new_tokens",), defaults=Sampling(max_new_tokens=DEFAULT_LIMIT))
     parser.add_argument(
         "--batch", type=_count, default=1, metavar="N", help="prompts a folder answers together (default: 1)"
     )
@@ -246,14 +239,6 @@ def _judge(args: argparse.Namespace) -> dict[str, str] | None:
 
 def _sampling(args: argparse.Namespace) -> dict[str, Any] | None:
     """How answers are drawn; None for greedy ones."""
-    if not 0 <= args.temperature <= 100:
-        raise OperatorError(f"--temperature — out of range; got {args.temperature}; allowed a number ≥ 0 and ≤ 100")
-    if not 0 < args.top_p <= 1:
-        raise OperatorError(f"--top-p — out of range; got {args.top_p}; allowed a number > 0 and ≤ 1")
-    for name in ("top_k", "sampling_seed"):
-        if not 0 <= getattr(args, name) < 2**32:
-            option = name.replace("_", "-")
-            raise OperatorError(f"--{option} — out of range; got {getattr(args, name)}; allowed a whole number ≥ 0")
     usual = {"top_p": 1.0, "top_k": 0, "num_return_sequences": 1}
     given = next((name for name, value in usual.items() if getattr(args, name) != value), None)
     if args.temperature == 0:
@@ -263,7 +248,7 @@ def _sampling(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.num_return_sequences > 1 and (args.baseline or getattr(args, "explain", False)):
         raise OperatorError("--baseline — compares one answer to each prompt; got several", "give one of them")
     fields = {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
-    return {**fields, "seed": args.sampling_seed}
+    return {**fields, "seed": args.seed}
 
 
 def _check(text: str) -> str:

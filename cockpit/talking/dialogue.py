@@ -28,6 +28,7 @@ from engines.chatting.lines import (
     Piece,
     Ready,
     Sampling,
+    Slowed,
     Warned,
 )
 from recipes.problems import OperatorError
@@ -58,6 +59,7 @@ class Speaker:
         failed: why it cannot answer; empty if it can.
         hint: what to do about it.
         warnings: what the operator should know about it.
+        slow: it gives way to a run.
     """
 
     title: str
@@ -68,6 +70,7 @@ class Speaker:
     failed: str = ""
     hint: str = ""
     warnings: list[str] = field(default_factory=list)
+    slow: bool = False
 
 
 class Dialogue:
@@ -137,6 +140,11 @@ class Dialogue:
         """A model has an adapter that can be switched off."""
         return any(speaker.ready is not None and speaker.ready.adapter for speaker in self.speakers)
 
+    @property
+    def slow(self) -> bool:
+        """A model gives way to a run."""
+        return any(speaker.slow and not speaker.failed for speaker in self.speakers)
+
     def send(self, prompt: str) -> None:
         """Give each model the prompt as its next turn; one that is loaded later answers then."""
         for at, speaker in enumerate(self.speakers):
@@ -187,6 +195,8 @@ class Dialogue:
                 speaker.warnings.append(text)
             case Ready():
                 speaker.ready = event
+            case Slowed(slow=slow):
+                speaker.slow = slow
             case Piece() | Done():
                 self._written(at, event)
             case Failed(id=None, error=error, hint=hint):

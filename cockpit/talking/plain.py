@@ -13,7 +13,21 @@ from cockpit.talking.conversation import Conversation, Turn
 from cockpit.talking.session import ChatSession
 from cockpit.text import formatting as fmt
 from cockpit.text.output import print_json, print_out, say
-from engines.chatting.lines import Ask, Begun, Done, Event, Failed, Job, Loading, Piece, Ready, Sampling, Warned
+from engines.chatting.lines import (
+    SLOWER,
+    Ask,
+    Begun,
+    Done,
+    Event,
+    Failed,
+    Job,
+    Loading,
+    Piece,
+    Ready,
+    Sampling,
+    Slowed,
+    Warned,
+)
 from engines.words import ExitCode
 from recipes.problems import OperatorError
 
@@ -65,6 +79,8 @@ class _Speaker:
                     more = f" {fmt.size(done)} of {fmt.size(total)}" if total else ""
                     say(f"{self.title}: {phase}{more}", end="", clear=True)
                     started = True
+                case Slowed(slow=True):
+                    say(f"{self.title}: {SLOWER}", clear=started)
                 case Warned(text=text):
                     say(f"warning: {self.title}: {text}", clear=started)
                 case Ready():
@@ -96,7 +112,9 @@ class _Speaker:
                     if failed.id is None:
                         raise OperatorError("the model has ended")
                     return False
-                case Begun() | Piece() | Loading() | Ready() | Warned():
+                case Slowed(slow=True):
+                    say(f"{self.title}: {SLOWER}")
+                case Begun() | Slowed() | Piece() | Loading() | Ready() | Warned():
                     pass
 
     def _finish(self, turn: Turn, done: Done) -> None:

@@ -1,8 +1,4 @@
-"""The rows of a results file, read one by one: an index has their places and results, and nothing else is kept.
-
-`cockpit evaluate` writes one key on a line, so a row begins and ends with a line of its own. A line cannot be inside a
-text, because JSON writes a line end in a text as two other characters.
-"""
+"""The rows of a results file, read one by one: an index has their places and results, and nothing else is kept."""
 
 from __future__ import annotations
 
@@ -15,12 +11,10 @@ from typing import Any
 
 import msgspec
 
+from cockpit.talking.json_rows import JsonRows, NotJsonError
 from engines.files import open_regular
 from recipes.problems import OperatorError, printable
 
-MAX_LINE_BYTES = 64 * 1024 * 1024
-MAX_HEAD_BYTES = 256 * 1024 * 1024
-_ROWS, _NO_ROWS, _BEGINS, _ENDS = b'"rows": [', b'"rows": []', b"{", (b"}", b"},")
 _REPORT_ROWS = 500
 HINT = "give the file that cockpit evaluate --output wrote"
 
@@ -83,7 +77,7 @@ class ResultsIndex:
         self._starts, self._sizes = array("q"), array("q")
         try:
             self._read(progress)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except (OSError, NotJsonError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise _unusable(path, printable(str(error), 200)) from error
 
     def __len__(self) -> int:
@@ -104,44 +98,16 @@ class ResultsIndex:
 
     def _read(self, progress: Callable[[int], None]) -> None:
         with open_regular(self.path) as file:
-            place = self._read_head(file)
-            if place < 0:
-                return
-            start, level = -1, 0
-            parts: list[bytes] = []
-            while line := file.readline(MAX_LINE_BYTES):
-                word = line.strip()
-                indent = len(line) - len(line.lstrip(b" "))
-                if start < 0 and word == _BEGINS:
-                    start, parts, level = place, [], indent
-                if start >= 0:
-                    parts.append(line)
-                    if word in _ENDS and indent == level:
-                        self._add(start, b"".join(parts).rstrip().rstrip(b","))
-                        start = -1
-                        if len(self) % _REPORT_ROWS == 0:
-                            progress(len(self))
-                elif word in {b"]", b"],"}:
-                    return
-                place += len(line)
-        raise _unusable(self.path, "its list of rows has no end")
-
-    def _read_head(self, file: Any) -> int:
-        """What stands before the rows; returns the place where they begin, -1 without rows."""
-        parts: list[bytes] = []
-        place = 0
-        while line := file.readline(MAX_LINE_BYTES):
-            place += len(line)
-            if line.strip() in (_ROWS, _NO_ROWS):
-                head = msgspec.json.decode(b"".join(parts) + b'"rows": []}', type=dict[str, Any])
-                metrics = head.get("metrics")
-                self.model = str(head.get("model") or "")
-                self.metrics = metrics if isinstance(metrics, dict) else {}
-                return place if line.strip() == _ROWS else -1
-            parts.append(line)
-            if place > MAX_HEAD_BYTES:
-                break
-        raise _unusable(self.path, "it has no rows, or is written by another program")
+            rows = JsonRows(file, "rows", frozenset({"model", "metrics"}))
+            for start, data in rows.items():
+                self._add(start, data)
+                if len(self) % _REPORT_ROWS == 0:
+                    progress(len(self))
+        if not rows.found:
+            raise _unusable(self.path, "it has no rows")
+        metrics = rows.others.get("metrics")
+        self.model = str(rows.others.get("model") or "")
+        self.metrics = metrics if isinstance(metrics, dict) else {}
 
     def _add(self, start: int, data: bytes) -> None:
         row = msgspec.json.decode(data, type=ResultRow)

@@ -9,10 +9,12 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 
 import msgspec
 
-from engines.chatting.lines import Event, Failed, Job, Loading, Ready, Warned
+from engines.chatting.courtesy import Courtesy
+from engines.chatting.lines import Event, Failed, Job, Loading, Ready, Slowed, Warned
 from engines.chatting.manners import give_way, half_of_the_free
 from engines.chatting.opening import open_talk
 from engines.chatting.serve import Requests, answer
@@ -37,7 +39,9 @@ def main() -> ExitCode:
             answers.flush()
 
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
-    threads = job.threads or half_of_the_free(usable_cores(), os.getloadavg()[0])
+    courtesy = Courtesy(lambda slow: send(Slowed(slow=slow)))
+    courtesy.watch()
+    threads = job.threads or (1 if courtesy.slow else half_of_the_free(usable_cores(), os.getloadavg()[0]))
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when the libraries below are first imported
     send(Loading(phase="importing libraries"))
     try:
@@ -52,6 +56,7 @@ def main() -> ExitCode:
         what = printable(str(error).partition("\n")[0], 300)
         send(Failed(error=f"the model cannot be loaded: {type(error).__name__}: {what}"))
         return ExitCode.FAILED
+    courtesy.answers_with(lambda: talk.workers, threads)
     send(
         Ready(
             runtime=talk.runtime,
@@ -65,9 +70,14 @@ def main() -> ExitCode:
     )
     # Not a return at the end of stdin: an answer may compute in the other thread, and there is nothing to save.
     requests = Requests(sys.stdin.buffer, lambda: os._exit(ExitCode.DONE))
+
+    def stopped(number: int) -> bool:
+        courtesy.rest(lambda: requests.is_stopped(number))
+        return requests.is_stopped(number)
+
     while True:
         ask = requests.next()
-        answer(talk, ask, send, lambda number=ask.id: requests.is_stopped(number))  # type: ignore[misc]
+        answer(talk, ask, send, partial(stopped, ask.id))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -57,6 +58,11 @@ class FolderTalk:
         self.has_adapter = hasattr(self._model, "disable_adapter")
         for layer in _layers(self._model):
             layer.register_forward_pre_hook(self._before_a_layer)
+
+    @property
+    def workers(self) -> tuple[int, ...]:
+        """As `Talk.workers`."""
+        return (os.getpid(),)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """As `Talk.encode`."""

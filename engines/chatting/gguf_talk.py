@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,6 +66,11 @@ class GgufTalk:
             n_batch=BATCH_TOKENS,
         )
         self.context, self.ends = self._answers.longest, self._answers.ends
+
+    @property
+    def workers(self) -> tuple[int, ...]:
+        """As `Talk.workers`."""
+        return (os.getpid(), self._answers.with_room(0).pid)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """As `Talk.encode`."""

@@ -9,6 +9,8 @@ import msgspec
 DEFAULT_LIMIT = 512
 END, LIMIT, STOPPED, FULL = "end", "limit", "operator", "full"
 """How an answer ended: by the model, at `max_new_tokens`, by the operator, at the end of the model's context."""
+SLOWER = "slower: a run uses these cores"
+"""What an operator reads while `Slowed` holds."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -32,7 +34,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 BOUNDS: dict[str, tuple[float, float]] = {
-    "temperature": (0.0, 5.0),
+    "temperature": (0.0, 100.0),
     "top_p": (0.001, 1.0),
     "top_k": (0, 1_000_000),
     "repetition_penalty": (0.1, 10.0),
@@ -118,6 +120,12 @@ class Warned(msgspec.Struct, frozen=True, kw_only=True, tag="warned", tag_field=
     text: str
 
 
+class Slowed(msgspec.Struct, frozen=True, kw_only=True, tag="slowed", tag_field="k"):
+    """Whether answers are slower from now on, because a run computes on the cores."""
+
+    slow: bool
+
+
 class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun", tag_field="k"):
     """The process reads the prompt of a request."""
 
@@ -170,7 +178,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed", tag_field=
 
 
 Request = Ask | Stop
-Event = Loading | Ready | Warned | Begun | Piece | Done | Failed
+Event = Loading | Ready | Warned | Slowed | Begun | Piece | Done | Failed
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):

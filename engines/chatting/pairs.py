@@ -18,9 +18,8 @@ import msgspec
 from engines.chatting.lines import PairsJob, Side
 from engines.chatting.manners import give_way
 from engines.files import file_sha256, open_regular, write_text
-from engines.json_text import read_json
 from engines.judging.answers import MAX_LINE_BYTES, Kept, kept_moment
-from engines.judging.compare import MAX_RESULTS_BYTES
+from engines.judging.compare import read_results
 from engines.judging.task import Task
 from engines.judging.test_file import read_prompts
 from engines.llama.job_lines import Send, run_job
@@ -100,7 +99,7 @@ def _read_answers(file: Path) -> dict[str, str]:
 
 
 def _results(file: Path) -> dict[str, str]:
-    rows: list[dict[str, Any]] = read_json(file, MAX_RESULTS_BYTES)["rows"]
+    rows: list[dict[str, Any]] = read_results(file)["rows"]
     return {row["key"]: row["answer"] for row in rows}
 
 

@@ -11,7 +11,7 @@ from engines.judging.task import Message
 Show = Callable[[int], None]
 """Takes each new token."""
 Stopped = Callable[[], bool]
-"""Whether the operator stopped the answer."""
+"""Whether the operator stopped the answer. It is called between any two parts of the work, and may rest there."""
 
 
 class Talk(Protocol):
@@ -24,6 +24,7 @@ class Talk(Protocol):
         has_adapter: it has an adapter, which can be switched off.
         context: most tokens of a conversation.
         ends: tokens that end an answer.
+        workers: ids of the processes that compute.
     """
 
     runtime: str
@@ -32,6 +33,9 @@ class Talk(Protocol):
     has_adapter: bool
     context: int
     ends: list[int]
+
+    @property
+    def workers(self) -> tuple[int, ...]: ...
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation up to where the answer begins.

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.files import file_sha256
-from engines.json_text import read_json
+from engines.files import file_sha256, read_regular_text
+from engines.json_text import parse_json
 from engines.judging.answers import MAX_SECONDS, MAX_TOKEN
 from engines.judging.shares.counts import mcnemar, paired_shares
 from engines.judging.statistics import paired_bootstrap
@@ -118,6 +118,15 @@ class Baseline:
     moment: str = ""
 
 
+def read_results(file: Path) -> Any:
+    """The value of a results file; a byte order mark, which editors add, is no part of it.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is not JSON.
+    """
+    return parse_json(read_regular_text(file, MAX_RESULTS_BYTES).removeprefix("\ufeff"))
+
+
 def read_baseline(file: Path) -> Baseline:
     """The rows of a results file.
 
@@ -127,7 +136,7 @@ def read_baseline(file: Path) -> Baseline:
     name = printable(str(file), 400)
     hint = "give the file that cockpit evaluate --output wrote"
     try:
-        value = read_json(file, MAX_RESULTS_BYTES)
+        value = read_results(file)
         if value.get("format", RESULTS_FORMAT) != RESULTS_FORMAT:
             raise ValueError(f"format — got {printable(repr(value['format']), 50)}; allowed: {RESULTS_FORMAT}")
         rows = [_row(row) for row in value["rows"]]
@@ -148,7 +157,7 @@ def baseline_facts(file: Path) -> dict[str, str]:
     Raises:
         OSError, ValueError: it cannot be read.
     """
-    value = read_json(file, MAX_RESULTS_BYTES)
+    value = read_results(file)
     protocol, tests = value.get("protocol"), value.get("tests")
     protocol, tests = (one if isinstance(one, dict) else {} for one in (protocol, tests))
     return {

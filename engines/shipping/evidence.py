@@ -15,10 +15,9 @@ from typing import Any
 
 from engines.artifacts.model_files import sha256_of
 from engines.files import file_sha256
-from engines.json_text import read_json
 from engines.judging.answers import Kept, kept_answers
 from engines.judging.checks import Judges, judge
-from engines.judging.compare import MAX_RESULTS_BYTES, compare, read_baseline
+from engines.judging.compare import compare, read_baseline, read_results
 from engines.judging.sets.general import general_set
 from engines.judging.task import Check, Task, Verdict
 from engines.judging.test_file import read_tests
@@ -122,7 +121,7 @@ def _results(path: Path, near: Path | None) -> Results:
     found = Results(str(path))
     try:
         found.sha256 = file_sha256(path)
-        value = read_json(path, MAX_RESULTS_BYTES)
+        value = read_results(path)
         rows, protocol, tests = value["rows"], value["protocol"], value["tests"]
         if tests is None:
             found.asked = False

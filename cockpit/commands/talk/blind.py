@@ -16,12 +16,12 @@ from cockpit.commands.child_job import follow_job
 from cockpit.commands.talk.template import add_template, template_of
 from cockpit.runs.find import runs_root
 from cockpit.talking.model_place import MODEL_HELP, model_place
-from cockpit.talking.settings import setting_value
+from cockpit.talking.sampling_options import add_sampling, setting_option
 from cockpit.talking.votes import Pairs, Votes, read_pairs
 from cockpit.text import formatting as fmt
 from cockpit.text.output import print_json, print_out, say
 from cockpit.text.safe_text import error_text, safe_text
-from engines.chatting.lines import DEFAULT_LIMIT, PairsJob, Side
+from engines.chatting.lines import PairsJob, Side
 from engines.files import file_sha256, write_text
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
@@ -37,14 +37,10 @@ def declare(parser: CommandParser) -> None:
     parser.add_argument("--prompts", required=True, metavar="FILE", help="rows with prompts, as of a test file")
     parser.add_argument("--output", metavar="FILE", help="the votes (default: the name of the prompts, .votes.jsonl)")
     parser.add_argument("--export", metavar="FILE", help="at the end, write the result: .json or .csv")
+    add_sampling(parser, ("max_new_tokens",))
     parser.add_argument(
-        "--max-new-tokens",
-        type=_limit,
-        default=DEFAULT_LIMIT,
-        metavar="N",
-        help=f"most tokens of an answer (default: {DEFAULT_LIMIT})",
+        "--seed", type=setting_option("seed"), metavar="N", help="decides sides and order (default: a random one)"
     )
-    parser.add_argument("--seed", type=_seed, metavar="N", help="decides sides and order (default: a random one)")
     add_template(parser)
     parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: all physical cores)")
     add_json(parser)
@@ -166,18 +162,3 @@ def _export(file: Path) -> Path:
             f"--export — got {printable(str(file), 400)}; allowed .json or .csv in a folder that exists"
         )
     return file
-
-
-def _limit(text: str) -> float | int:
-    return _setting("max_new_tokens", text)
-
-
-def _seed(text: str) -> float | int:
-    return _setting("seed", text)
-
-
-def _setting(name: str, text: str) -> float | int:
-    try:
-        return setting_value(name, text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from cockpit.command_line.arguments import threads
 from cockpit.command_line.parser import CommandParser
-from cockpit.commands.talk.sampling import add_sampling, sampling_of
 from cockpit.commands.talk.template import add_template, template_of
 from cockpit.runs.find import runs_root
 from cockpit.talking.conversation import append_row
 from cockpit.talking.model_place import MODEL_HELP, model_place
 from cockpit.talking.plain import Manner, talk_without_screen
+from cockpit.talking.sampling_options import add_sampling, sampling_of
 from cockpit.talking.target import ChatTarget
 from engines.chatting.lines import Job
 from engines.words import ExitCode

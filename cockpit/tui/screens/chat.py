@@ -35,7 +35,7 @@ from cockpit.tui.look.theme import palette
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.prompt_area import PromptArea
 from cockpit.tui.widgets.talk_body import Passage, TalkBody
-from engines.chatting.lines import FULL, LIMIT, STOPPED, Event, Job, Sampling
+from engines.chatting.lines import FULL, LIMIT, SLOWER, STOPPED, Event, Job, Sampling
 from recipes.problems import OperatorError, printable
 
 DRAIN_S = 0.25
@@ -357,7 +357,9 @@ class ChatScreen(Screen[None]):
     def _state(self) -> str:
         """The settings of the next answer."""
         sampling = self.dialogue.sampling
-        shown = ["greedy"] if not sampling.temperature else []
+        shown = [SLOWER] if self.dialogue.slow else []
+        if not sampling.temperature:
+            shown.append("greedy")
         if sampling.temperature:
             names = ("temperature", "top_p", "top_k", "seed")
             shown += [f"{name} {setting_text(sampling, name)}" for name in names]

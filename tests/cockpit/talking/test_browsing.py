@@ -93,3 +93,38 @@ def test_differences_are_marked_word_by_word() -> None:
     assert differences("the answer is 5", "the answer is 6 now") == "the answer is [-5-] {+6 now+}"
     assert differences("a b", "a b") == "a b"
     assert differences("", "x") == "{+x+}"
+
+
+def test_results_are_read_whatever_their_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = json.loads(write_results(tmp_path / "r.json", {"a": True, "b": False}, where='é "x" \\').read_text())
+    rows_first = {
+        "rows": value["rows"],
+        "rows_after": [[], {}, "]", 3],
+        **{k: v for k, v in value.items() if k != "rows"},
+    }
+    texts = {
+        "one line": json.dumps(value, separators=(",", ":")),
+        "with a mark": "\ufeff" + json.dumps(value, indent=4, ensure_ascii=False),
+        "rows first": json.dumps(rows_first, indent="\t").replace("\n", "\r\n"),
+    }
+    for chunk in (1 << 20, 64):
+        monkeypatch.setattr("cockpit.talking.json_rows._CHUNK_BYTES", chunk)
+        for name, text in texts.items():
+            file = tmp_path / f"{name}.json"
+            file.write_bytes(text.encode())
+            index = ResultsIndex(file)
+            assert (index.model, index.metrics) == ("/m", {"success": 0.5}), name
+            assert [(index.row(at).key, index.row(at).where) for at in range(2)] == [
+                ("a", 'é "x" \\'),
+                ("b", 'é "x" \\'),
+            ], name
+
+
+@pytest.mark.parametrize("cut", range(1, 400, 13))
+def test_results_that_are_cut_are_refused_wherever(cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cockpit.talking.json_rows._CHUNK_BYTES", 16)
+    file = write_results(tmp_path / "r.json", {"a": True})
+    text = file.read_text().strip()
+    file.write_text(text[: -min(cut, len(text) - 1)])
+    with pytest.raises(OperatorError, match=r"r\.json is not a file of results"):
+        ResultsIndex(file)

@@ -18,7 +18,7 @@ from cockpit.talking.target import ChatTarget
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.screens.chat import ChatScreen
 from cockpit.tui.widgets.prompt_area import PromptArea
-from engines.chatting.lines import STOPPED, Ask, Done, Event, Failed, Job, Loading, Piece, Ready
+from engines.chatting.lines import SLOWER, STOPPED, Ask, Done, Event, Failed, Job, Loading, Piece, Ready, Slowed
 from recipes.problems import OperatorError
 from tests.tui.looking import HOSTILE, SIZES, no_control_characters, notices, picture, until, until_seen
 
@@ -176,9 +176,9 @@ async def test_the_settings_the_adapter_and_the_system_prompt_reach_the_next_ans
         model.send(READY)
         await pilot.press("ctrl+g")
         await until_seen(pilot, "Sampling")
-        await pilot.press(*["backspace"] * 3, *"9", "enter")
-        await until_seen(pilot, "must be a number from 0 to 5")
-        await pilot.press("backspace", *"0.7", "enter")
+        await pilot.press(*["backspace"] * 3, *"900", "enter")
+        await until_seen(pilot, "must be a number from 0 to 100")
+        await pilot.press(*["backspace"] * 3, *"0.7", "enter")
         await until_seen(pilot, "temperature 0.7")
         await pilot.press("ctrl+t")
         await until_seen(pilot, "adapter off")
@@ -241,3 +241,15 @@ async def test_prompts_and_conversations_are_kept(tmp_path: Path, monkeypatch: p
             ]
         }
     ]
+
+
+async def test_an_answer_that_gives_way_to_a_run_says_so_until_the_run_ends() -> None:
+    app = Chat("base")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: bool(app.models), "a model")
+        model = app.models[0]
+        model.send(Slowed(slow=True))
+        model.send(READY)
+        await until_seen(pilot, SLOWER)
+        model.send(Slowed(slow=False))
+        await until(pilot, lambda: SLOWER not in picture(app), "full speed")
