@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from cockpit.shipping.check import Check, fact, figure, missing
 from engines.artifacts.manifest import ManifestError, read_manifest, verify_manifest
+from engines.judging.sets.general import passed_by_chance
 from engines.judging.shares.counts import paired_shares
 from engines.processor import machine_class
 from engines.run_dir import RunDir
@@ -160,13 +162,19 @@ def general_checks(chosen: Chosen, limits: ShipLimits, made_from: Mapping[str, s
 
 
 def _base_success(metrics: Mapping[str, float], rows: int, limits: ShipLimits, source: str) -> Check:
-    """The base model passes enough questions: had all of them been forgotten, the limit would refuse the file."""
-    known = round(metrics["baseline_success"] * rows)
+    """The base model knows enough answers: had all of them been forgotten, the limit would refuse the file.
+
+    Of the questions with choices, answers at random pass a part, before a forgetting and after it.
+    """
+    passed = round(metrics["baseline_success"] * rows)
+    chance = passed_by_chance()
+    known = max(0, math.floor(passed - chance))
     at_most = -paired_shares(0, known, rows).low
+    measured = f"{passed} of {rows} questions, {quantities.number(chance)} by chance"
     if at_most > limits.forgetting_high:
-        return fact("general.base_success", [], measured=f"{known} of {rows} questions", source=source)
+        return fact("general.base_success", [], measured=measured, source=source)
     reason = (
-        f"the base model passes {known} of {rows} questions: had all of them been forgotten, forgetting_high would be"
+        f"the base model passes {measured}: had it forgotten all that it knows, forgetting_high would be"
         f" {quantities.number(at_most)}, which the limit allows; set a lower forgetting_high"
     )
     return missing("general.base_success", reason, source=source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 GENERAL = "general"
@@ -15,3 +16,9 @@ def general_set() -> Path:
     results of an evaluation record its SHA-256.
     """
     return Path(__file__).with_name("general.jsonl")
+
+
+def passed_by_chance() -> float:
+    """Rows of the set that answers at random pass on average: those with choices."""
+    rows = (json.loads(line) for line in general_set().read_text("utf-8").splitlines())
+    return sum(1 / len(row["choices"]) for row in rows if "choices" in row)
