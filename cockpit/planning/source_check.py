@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from engines.data.tokens_manifest import tokens_problems
 from engines.inputs.code_or_rows import asks_about_code, has_documents
 from engines.inputs.code_tree import CodeRules, code_files
 from engines.inputs.data_place import suffix_of
@@ -17,6 +18,7 @@ from recipes.load import LoadedRecipe
 from recipes.problems import Problem, printable
 from recipes.stages.fields import StageFields
 from recipes.stages.prepare import PrepareMessages, PrepareText
+from recipes.stages.pretrain import PretrainStage
 
 MOST_FILES = 20_000
 """Files of a code base whose languages are examined for their parsers."""
@@ -39,6 +41,9 @@ def _found(stage: StageFields, data: Path | None) -> Iterator[tuple[str, str, st
         yield from _of_text(stage)
     elif isinstance(stage, PrepareMessages) and data is not None and data.is_dir() and not has_documents(data):
         yield from _of_code(stage, data)
+    elif isinstance(stage, PretrainStage) and data is not None and data.is_dir():
+        for error in tokens_problems(data):
+            yield "data", error.message, error.hint or ""
 
 
 def _of_text(stage: PrepareText) -> Iterator[tuple[str, str, str]]:

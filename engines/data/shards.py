@@ -6,70 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from engines.artifacts.data_folder import TOKENS_JSON
-from engines.files import file_sha256, read_regular_bytes
+from engines.data.tokens_manifest import DTYPES, TOKENIZER, check_size, file_inside, read_tokens_manifest
+from engines.files import file_sha256
 from recipes.problems import OperatorError
 
-TOKENIZER = "tokenizer"
-"""The folder beside the shards, with the tokenizer that encoded them."""
-DTYPES = {"uint16": "<u2", "uint32": "<u4"}
-FORMAT = 1
-
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
-
-
-def dtype_for(vocab_size: int) -> str:
-    """The narrowest type that fits every id below `vocab_size`."""
-    return "uint16" if vocab_size <= 65_536 else "uint32"
-
-
-class ShardFile(msgspec.Struct, frozen=True):
-    """One of several files of a split."""
-
-    file: str
-    tokens: int
-    sha256: str
-
-
-class SplitEntry(msgspec.Struct, frozen=True):
-    """One split: its length, its file, and the SHA-256 of its bytes.
-
-    A split of several files has them in `shards`, in order; `file` is then the first of them, and `sha256` that of
-    their hashes, one behind another. `index` has the end of each document, `names` its name as a line of JSON; earlier
-    versions wrote no names and no hash of the index.
-    """
-
-    tokens: int
-    documents: int
-    file: str
-    sha256: str
-    index: str
-    index_sha256: str = ""
-    names: str = ""
-    shards: list[ShardFile] = []
-
-    def files(self) -> list[ShardFile]:
-        """The files of the split, in order."""
-        return self.shards or [ShardFile(self.file, self.tokens, self.sha256)]
-
-
-class TokensManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of tokens.json. `tokenizer_file` is the file in `TOKENIZER` that decides the ids; earlier versions
-    knew only tokenizer.model."""
-
-    format: int
-    dtype: str
-    eos_id: int
-    vocab_size: int
-    tokenizer_sha256: str
-    tokenizer_file: str = "tokenizer.model"
-    splits: dict[str, SplitEntry]
-    sources: dict[str, dict[str, dict[str, int]]] = {}
-    """Of a text with several sources: tokens and documents of each, by split."""
+_COMPARED_TOKENS = 1 << 22
+"""Tokens whose ids are compared with the vocabulary at a time."""
 
 
 class JoinedTokens:
@@ -119,32 +66,6 @@ def is_tokens_folder(data: Path) -> bool:
     return (data / TOKENS_JSON).is_file()
 
 
-def read_tokens_manifest(path: Path) -> TokensManifest:
-    """tokens.json of a tokens folder.
-
-    Raises:
-        OperatorError: it is missing or damaged, or has another format.
-    """
-    file = path / TOKENS_JSON
-    try:
-        manifest = msgspec.json.decode(read_regular_bytes(file), type=TokensManifest)
-    except FileNotFoundError as error:
-        raise OperatorError(
-            f"{file} does not exist", "give a folder from a prepare stage with output = tokens"
-        ) from error
-    except msgspec.MsgspecError as error:
-        raise OperatorError(
-            f"{file} is not a description of token shards: {error}", "prepare the tokens again"
-        ) from error
-    if manifest.format != FORMAT or manifest.dtype not in DTYPES:
-        raise OperatorError(
-            f"{file} has format {manifest.format} and dtype {manifest.dtype}; "
-            f"allowed format {FORMAT} with dtype {' or '.join(DTYPES)}",
-            "prepare the tokens again with this version",
-        )
-    return manifest
-
-
 class TokenShard:
     """One split, memory-mapped: `tokens` is read from the disk on access.
 
@@ -174,37 +95,35 @@ class TokenShard:
             raise OperatorError(f"{path} has no {split} split", f"choose one of its splits: {have}")
         self.entry = self.manifest.splits[split]
         files = self.entry.files()
-        mapped = [_map(_inside(path, one.file), DTYPES[self.manifest.dtype], one.tokens) for one in files]
+        mapped = [_map(file_inside(path, one.file), DTYPES[self.manifest.dtype], one.tokens) for one in files]
         self.tokens: Tokens | JoinedTokens = mapped[0] if len(mapped) == 1 else JoinedTokens(mapped)
-        if len(self.tokens) != self.entry.tokens:
+        index = file_inside(path, self.entry.index)
+        self.document_ends: npt.NDArray[np.int64] = _map(index, "<u8", self.entry.documents).astype(np.int64)
+        last = int(self.document_ends[-1]) if self.entry.documents else 0
+        if last != self.entry.tokens:
             raise OperatorError(
-                f"the shards of the {split} split have {len(self.tokens)} tokens; {TOKENS_JSON} expects"
-                f" {self.entry.tokens}",
+                f"the last document end in {index} is {last}, and the split has {self.entry.tokens} tokens",
                 "prepare the tokens again",
             )
-        self.document_ends: npt.NDArray[np.int64] = _map(
-            _inside(path, self.entry.index), "<u8", self.entry.documents
-        ).astype(np.int64)
-        if self.entry.documents and int(self.document_ends[-1]) != self.entry.tokens:
-            raise OperatorError(
-                f"the last document end in {self.entry.index} is not the end of {self.entry.file}",
-                "prepare the tokens again",
-            )
+        wrong = np.flatnonzero(self.document_ends <= np.concatenate([[0], self.document_ends[:-1]]))
+        if wrong.size:
+            message = f"{index}: document {int(wrong[0]) + 1} does not end after the one before it"
+            raise OperatorError(message, "prepare the tokens again")
         if verify:
             self.verify(lambda _done, _total: None)
 
     def verify(self, on_progress: Callable[[float, float], None]) -> None:
-        """Compare the bytes of the split's files with the SHA-256 in tokens.json.
+        """Compare the bytes of the split's files with the SHA-256 in tokens.json, and its ids with the vocabulary.
 
         Args:
             on_progress: called with bytes read and total bytes; an exception from it ends the reading.
 
         Raises:
-            OperatorError: a SHA-256 differs.
+            OperatorError: a SHA-256 differs, or a token is beyond the vocabulary.
         """
-        wanted = [(_inside(self.path, one.file), one.sha256) for one in self.entry.files()]
+        wanted = [(file_inside(self.path, one.file), one.sha256) for one in self.entry.files()]
         if self.entry.index_sha256:
-            wanted.append((_inside(self.path, self.entry.index), self.entry.index_sha256))
+            wanted.append((file_inside(self.path, self.entry.index), self.entry.index_sha256))
         total, before = sum(file.stat().st_size for file, _ in wanted), 0
         for file, sha256 in wanted:
             base = before
@@ -217,6 +136,20 @@ class TokenShard:
                     f"{file} has changed: its SHA-256 differs from {TOKENS_JSON}", "prepare the tokens again"
                 )
             before += file.stat().st_size
+        self._compare_ids()
+
+    def _compare_ids(self) -> None:
+        """Refuse a token that no row of an embedding belongs to: a GPU would report it as a failed assertion, steps
+        later."""
+        for begin in range(0, len(self), _COMPARED_TOKENS):
+            part = self.tokens[begin : begin + _COMPARED_TOKENS]
+            if int(part.max()) >= self.vocab_size:
+                at = begin + int(np.argmax(part >= self.vocab_size))
+                raise OperatorError(
+                    f"token {at} of the {self.split} split in {self.path} is {int(self.tokens[at : at + 1][0])};"
+                    f" {TOKENS_JSON} states a vocabulary of {self.vocab_size}",
+                    "the shard belongs to another tokenizer; prepare the tokens again",
+                )
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -241,25 +174,9 @@ class TokenShard:
         return self.path / TOKENIZER
 
 
-def _inside(path: Path, name: str) -> Path:
-    if Path(name).name != name:
-        raise OperatorError(
-            f"{path / TOKENS_JSON} names a file outside its folder: {name[:80]!r}", "prepare the tokens again"
-        )
-    return path / name
-
-
 def _map(file: Path, dtype: str, count: int) -> Any:
     kind = np.dtype(dtype)
-    try:
-        size = file.stat().st_size
-    except FileNotFoundError as error:
-        raise OperatorError(f"{file} does not exist", "prepare the tokens again") from error
-    if size != count * kind.itemsize:
-        raise OperatorError(
-            f"{file} has {size} bytes; {TOKENS_JSON} expects {count} values of {kind.itemsize} bytes",
-            "the file is truncated or belongs to another manifest; prepare the tokens again",
-        )
+    check_size(file, count, kind.itemsize)
     if count == 0:  # an empty file cannot be mapped
         return np.empty(0, dtype=kind)
     return np.memmap(file, dtype=kind, mode="r", shape=(count,))

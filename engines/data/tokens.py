@@ -20,7 +20,7 @@ import msgspec
 from engines.artifacts.data_folder import METADATA, TOKENS_JSON
 from engines.data.documents import corpus_bytes, split_file
 from engines.data.encoders import Encoder, load_encoder
-from engines.data.shards import DTYPES, FORMAT, TOKENIZER, TokenShard, TokensManifest, dtype_for
+from engines.data.shards import TokenShard
 from engines.data.split import SPLITS
 from engines.data.text import Report
 from engines.data.tokenizer_files import copy_tokenizer
@@ -28,6 +28,7 @@ from engines.data.tokenizing.joining import join_parts
 from engines.data.tokenizing.parts import COUNTS, Job, Part, PartRecord, finished, parts_of
 from engines.data.tokenizing.pool import LEAST_BYTES, encode_parts
 from engines.data.tokenizing.worker import full_disk
+from engines.data.tokens_manifest import DTYPES, FORMAT, TOKENIZER, TokensManifest, dtype_for
 from engines.files import file_sha256
 from engines.json_text import read_json
 from recipes.problems import OperatorError

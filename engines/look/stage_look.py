@@ -10,6 +10,7 @@ from typing import Any
 
 from engines.artifacts.data_folder import TOKENS_JSON
 from engines.data.door import Located, ReadCounts, Refused, each_row, source_of_stage, splits_in
+from engines.data.tokens_manifest import read_tokens_manifest
 from engines.forward.packing import longer_than_a_sequence, packs_of
 from engines.inputs.code_or_rows import asks_about_code, unused_warning
 from engines.inputs.data_place import UNSPLIT
@@ -99,8 +100,6 @@ def _of_tokens(look: StageLook, stage: ReadFields, place: Path) -> StageLook:
     for problem, way_out in stage.unread_with_tokens():
         field, _, what = problem.partition(" — ")
         look.defects.append(Defect(field, what, way_out))
-    from engines.data.shards import read_tokens_manifest  # with numpy: most looks need none
-
     try:
         splits = read_tokens_manifest(place).splits
     except OperatorError as error:

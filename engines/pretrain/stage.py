@@ -15,6 +15,7 @@ from engines.data.encoders import WHOLE_FILE
 from engines.data.shards import TokenShard
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.data.tokenizer_files import copy_tokenizer
+from engines.data.tokens_manifest import check_tokenizer
 from engines.data.windows import (
     DocumentWindows,
     WindowDataset,
@@ -57,6 +58,7 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
     apart = ctx.stage.document_masking
     dataset = (DocumentWindows if apart else WindowDataset)(data, "train", ctx.stage.max_length)
     refuse_special_files(shard.tokenizer)
+    check_tokenizer(data, shard.manifest)
     tokenizer = AutoTokenizer.from_pretrained(str(shard.tokenizer), local_files_only=True)
     if shard.manifest.tokenizer_file == WHOLE_FILE:
         for warning in check_tokenizer_class(shard.tokenizer, tokenizer):

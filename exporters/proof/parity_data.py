@@ -17,7 +17,8 @@ from engines.artifacts.data_folder import METADATA, TOKENS_JSON
 from engines.chat.rendering import Chat, render
 from engines.data.door import DataSource, read_conversations
 from engines.data.plain_text import plain_blocks
-from engines.data.shards import TokenShard, read_tokens_manifest
+from engines.data.shards import TokenShard
+from engines.data.tokens_manifest import read_tokens_manifest
 from engines.files import open_regular
 from engines.json_text import parse_json
 from recipes.problems import OperatorError

@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from engines.data.shards import ShardFile, SplitEntry
 from engines.data.tokenizing.parts import PartRecord
+from engines.data.tokens_manifest import ShardFile, SplitEntry
 from engines.files import open_regular, read_regular_bytes
 
 _CHUNK_BYTES = 1 << 20

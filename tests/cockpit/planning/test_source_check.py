@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,24 @@ def test_a_language_without_a_parser_is_refused_unless_another_interpreter_reads
         check_models(load_recipe(recipe(tmp_path, "messages")))
     check_models(load_recipe(recipe(tmp_path, "messages", 'languages = ["python"]')))
     check_models(load_recipe(recipe(tmp_path, "messages", 'python = "/opt/train/bin/python"')))
+
+
+def test_damaged_tokens_are_refused_at_the_line_that_names_them(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.mkdir()
+    entry = {"tokens": 8, "documents": 1, "file": "train.bin", "sha256": "", "index": "train.idx"}
+    manifest = {"format": 1, "dtype": "uint16", "eos_id": 2, "vocab_size": 300, "tokenizer_sha256": "0"}
+    (tokens / "tokens.json").write_text(json.dumps({**manifest, "splits": {"train": entry}}))
+    (tokens / "train.bin").write_bytes(bytes(15))
+    path = tmp_path / "r.toml"
+    shape = "hidden_size = 64\nintermediate_size = 128\nnum_attention_heads = 2\nnum_hidden_layers = 1\n"
+    path.write_text(
+        'schema = 1\nname = "x"\n[[stage]]\nname = "base"\nkind = "pretrain"\nmax_steps = 1\ndata = "./tokens"\n'
+        f"{shape}num_key_value_heads = 1\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        check_models(load_recipe(path))
+    assert {problem.line for problem in caught.value.problems} == {7}
+    said = "; ".join(problem.message for problem in caught.value.problems)
+    for wanted in ("train.bin has 15 bytes", "train.idx does not exist", "tokenizer.model does not exist"):
+        assert wanted in said

@@ -20,13 +20,14 @@ import pytest
 from engines.artifacts.data_folder import TOKENS_JSON
 from engines.data.documents import read_documents
 from engines.data.encoders import SentencePieceEncoder, WholeEncoder
-from engines.data.shards import TokenShard, read_tokens_manifest
+from engines.data.shards import TokenShard
 from engines.data.sources.documents import SourceFields
 from engines.data.split import SPLITS
 from engines.data.stage import run
 from engines.data.text import TextPart, prepare_text
 from engines.data.tokenizing import parts
 from engines.data.tokens import PARTS, prepare_tokens
+from engines.data.tokens_manifest import read_tokens_manifest
 from engines.inputs.mixture import SourceShare
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import fresh, stdlib_text, tokenizer_of, write_tree

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ import pytest
 from sentencepiece import SentencePieceProcessor
 
 from engines.data.documents import read_documents
-from engines.data.shards import TokenShard, dtype_for
+from engines.data.shards import TokenShard
 from engines.data.split import SPLITS
 from engines.data.stage import run
 from engines.data.text import prepare_text
+from engines.data.tokens_manifest import check_tokenizer, dtype_for, read_tokens_manifest, tokens_problems
 from engines.events import Progress
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import fresh, stdlib_text, tokenizer_of, tokens_of, write_tree
@@ -120,9 +123,33 @@ def _outside(tokens: Path) -> None:
     (tokens / "tokens.json").write_text(json.dumps(manifest))
 
 
+def _odd(tokens: Path) -> None:
+    file = tokens / "train.bin"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _hashed_again(tokens: Path, file: str, at: int, value: int, dtype: str) -> None:
+    """Change a number of a file, and its SHA-256 in tokens.json too."""
+    numbers = np.fromfile(tokens / file, dtype=dtype)
+    numbers[at] = value
+    numbers.tofile(tokens / file)
+    manifest = json.loads((tokens / "tokens.json").read_text())
+    key = "sha256" if file.endswith(".bin") else "index_sha256"
+    manifest["splits"]["train"][key] = hashlib.sha256((tokens / file).read_bytes()).hexdigest()
+    (tokens / "tokens.json").write_text(json.dumps(manifest))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (_odd, "bytes; tokens.json expects"),
+        (lambda tokens: _hashed_again(tokens, "train.idx", 1, 3, "<u8"), "document 2 does not end after"),
+        (lambda tokens: _hashed_again(tokens, "train.idx", 1, 1 << 63, "<u8"), "document 2 does not end after"),
+        (lambda tokens: _hashed_again(tokens, "train.bin", 7, 60_000, "<u2"), "token 7 of the train split .* is 60000"),
+        (_edit(vocab_size=100), "states a vocabulary of 100"),
+        (_edit(vocab_size=10**12), "vocab_size 1000000000000, allowed 1 to 65536 for uint16"),
+        (_edit(vocab_size=-5), "vocab_size -5"),
+        (_edit(eos_id=5000), "eos_id 5000, allowed 0 to"),
         (_cut, "bytes; tokens.json expects"),
         (_flip, "SHA-256"),
         (_edit(dtype="uint32"), "bytes; tokens.json expects"),
@@ -143,6 +170,24 @@ def test_a_damaged_shard_is_refused_with_the_reason(
     damage(out)
     with pytest.raises(OperatorError, match=message):
         TokenShard(out, "train", verify=True)
+
+
+def test_all_that_sizes_and_the_tokenizer_show_is_said_at_once(tmp_path: Path, text: Path, tokenizer: Path) -> None:
+    out = tokens_of(text, tokenizer, tmp_path / "tokens")
+    assert tokens_problems(out) == []
+    _odd(out)
+    (out / "val.idx").unlink()
+    file = out / "tokenizer" / "tokenizer.model"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    said = [f"{error.message} {error.hint}" for error in tokens_problems(out)]
+    wanted = ["train.bin has .* a part of a value at its end", "val.idx does not exist", "tokenizer.model has changed"]
+    assert len(said) == len(wanted)
+    assert all(re.search(one, sentence) for one, sentence in zip(wanted, said, strict=True))
+    file.unlink()
+    with pytest.raises(OperatorError, match=r"tokenizer\.model does not exist"):
+        check_tokenizer(out, read_tokens_manifest(out))
+    _edit(splits=3)(out)
+    assert "not a description" in tokens_problems(out)[0].message
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, text: Path) -> None:
