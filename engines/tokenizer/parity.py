@@ -1,17 +1,16 @@
-"""Check that SentencePiece and transformers give the same ids, and that encoding is lossless."""
+"""Check that a trained tokenizer and the one that transformers loads give the same ids, and give every text back."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sentencepiece import SentencePieceProcessor
-
 from engines.context import StageFailedError
 from engines.data.documents import read_documents
+from engines.data.encoders import Encoder
+from engines.data.hard_strings import HARD_STRINGS, ORDINARY
 from engines.data.special_pieces import SPACE_MARK, SPECIAL_PIECES, TURN_END, TURN_START
 from engines.data.text import Report
 
@@ -36,25 +35,33 @@ pieces."""
 SNIPPET_CHARACTERS = 400
 
 
-def held_out_snippets(data: Path, count: int, seed: int) -> Iterator[str]:
-    """Random cuts of documents, val and test first, because the tokenizer was not trained on those."""
+def held_out_snippets(data: Path, count: int, seed: int) -> list[str]:
+    """Random cuts of documents, val and test first, because the tokenizer was not trained on those.
+
+    Args:
+        data: a text folder with documents.
+        count: number of cuts. A few documents are cut more often, many at most twice each.
+        seed: of the cuts.
+    """
     cuts = random.Random(seed)  # noqa: S311 - a repeatable choice, not a secret
-    texts = (document.text for split in ("val", "test", "train") for document, _ in read_documents(data, split))
-    for text in islice(texts, count):
-        for _ in range(2):
-            start = cuts.randrange(len(text) + 1)
-            yield text[start : start + cuts.randrange(1, SNIPPET_CHARACTERS)]
+    documents = (document.text for split in ("val", "test", "train") for document, _ in read_documents(data, split))
+    texts = list(islice(documents, -(-count // 2)))
+    snippets: list[str] = []
+    while texts and len(snippets) < count:
+        for text in texts:
+            for _ in range(2):
+                start = cuts.randrange(len(text) + 1)
+                snippets.append(text[start : start + cuts.randrange(1, SNIPPET_CHARACTERS)])
+    return snippets[:count]
 
 
-def check_parity(
-    folder: Path, processor: SentencePieceProcessor, snippets: list[str], report: Report | None = None
-) -> int:
-    """Compare ids and round trips on edge texts, snippets and a chat.
+def check_parity(folder: Path, encoder: Encoder, snippets: list[str], report: Report | None = None) -> int:
+    """Compare ids and round trips on edge texts, hard strings, snippets and a chat.
 
     Args:
         folder: the finished tokenizer folder, loaded here with `AutoTokenizer`.
-        processor: the SentencePiece tokenizer.
-        snippets: texts in addition to the edge texts.
+        encoder: the tokenizer as it was trained.
+        snippets: texts in addition to the edge texts and hard strings.
         report: called with progress; an exception from it ends the check.
 
     Returns:
@@ -66,43 +73,44 @@ def check_parity(
     from transformers import AutoTokenizer  # takes seconds to import; only this check needs it
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    texts = [*EDGE_TEXTS, *snippets]
+    texts = [*EDGE_TEXTS, *ORDINARY, *HARD_STRINGS, *snippets]
     for done, text in enumerate(texts, start=1):
-        check_text(tokenizer, processor, text)
+        check_text(tokenizer, encoder, text)
         if report is not None:
             report(done, len(texts), "texts")
-    _check_chat(tokenizer, processor)
+    _check_chat(tokenizer, encoder)
     return len(texts) + 1
 
 
-def check_text(tokenizer: Any, processor: SentencePieceProcessor, text: str) -> None:
+def check_text(tokenizer: Any, encoder: Encoder, text: str) -> None:
     """Compare one text.
 
     Raises:
         StageFailedError: the ids differ, or decoding does not restore the text.
     """
-    ids = processor.encode(text, out_type=int)
+    (ids,) = encoder.encode([text])
     theirs = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     if ids != theirs:
-        raise StageFailedError(f"SentencePiece and transformers give different ids for {text!r}: {ids} and {theirs}")
-    expected = text.replace(SPACE_MARK, " ")
-    for name, back in (("SentencePiece", processor.decode(ids)), ("transformers", tokenizer.decode(ids))):
+        raise StageFailedError(f"{encoder.file} and transformers give different ids for {text!r}: {ids} and {theirs}")
+    expected = text.replace(SPACE_MARK, " ") if encoder.reads_space_mark else text
+    for name, back in ((encoder.file, encoder.decode(ids)), ("transformers", tokenizer.decode(ids))):
         if back != expected:
             raise StageFailedError(f"{name} does not restore the text: {expected!r} became {back!r}")
 
 
-def _check_chat(tokenizer: Any, processor: SentencePieceProcessor) -> None:
+def _check_chat(tokenizer: Any, encoder: Encoder) -> None:
     """The template must give control ids around the ids of each turn, and must mark only answers."""
     turns = [{"role": role, "content": content} for role, content in CHAT]
     encoded = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
-    start, end = (processor.piece_to_id(piece) for piece in (TURN_START, TURN_END))
+    vocabulary = encoder.vocabulary()
+    start, end = vocabulary[TURN_START], vocabulary[TURN_END]
     ids: list[int] = []
     mask: list[int] = []
     for turn in turns:
         answer = turn["role"] == "assistant"
-        body = processor.encode(f"{turn['role']}\n{turn['content']}", out_type=int)
-        after = processor.encode("\n", out_type=int)
-        head = len(processor.encode(f"{turn['role']}\n", out_type=int)) if answer else 0
+        body = encoder.encode([f"{turn['role']}\n{turn['content']}"])[0]
+        after = encoder.encode(["\n"])[0]
+        head = len(encoder.encode([f"{turn['role']}\n"])[0]) if answer else 0
         ids += [start, *body, end, *after]
         mask += [0] * (1 + head) + [int(answer)] * (len(body) - head + 1) + [0] * len(after)
     if ids != list(encoded["input_ids"]):

@@ -110,7 +110,7 @@ def train_model(
         OperatorError: vocab_size does not fit the text; the message names the largest or smallest value that does.
     """
     model = io.BytesIO()
-    sentences = _Sentences(text.chunks(report))
+    sentences = Sentences(text.chunks(report))
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=sentences,
@@ -143,8 +143,8 @@ def train_model(
     return model.getvalue()
 
 
-class _Sentences:
-    """An iterator that keeps its exception: SentencePiece replaces every exception by a RuntimeError."""
+class Sentences:
+    """An iterator that keeps its exception: a native trainer replaces it by one of its own, or takes it for the end."""
 
     def __init__(self, texts: Iterator[str]) -> None:
         self._texts = texts
@@ -163,14 +163,19 @@ class _Sentences:
             raise
 
 
+def too_large(vocab_size: int, size: int, most: int) -> OperatorError:
+    """A vocabulary that a text of `size` bytes does not fill; `most` is the largest one that it does."""
+    return OperatorError(
+        f"vocab_size — too large for {quantities.size(size)} of text; got {vocab_size}; allowed up to {most}",
+        f"set vocab_size = {most} or less, or train on more text",
+    )
+
+
 def _operator_error(error: RuntimeError, vocab_size: int, size: int) -> Exception:
     """SentencePiece's vocab_size errors as an OperatorError; other errors unchanged."""
     message = str(error)
     if most := re.search(r"Vocabulary size too high.*value <= (\d+)", message):
-        return OperatorError(
-            f"vocab_size — too large for {quantities.size(size)} of text; got {vocab_size}; allowed up to {most[1]}",
-            f"set vocab_size = {most[1]} or less, or train on more text",
-        )
+        return too_large(vocab_size, size, int(most[1]))
     if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return OperatorError(
             f"vocab_size — too small for the text's characters; got {vocab_size}; allowed at least {least[1]}",
