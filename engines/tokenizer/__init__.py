@@ -1,1 +1,1 @@
-"""The tokenizer stage: SentencePiece BPE, its Hugging Face form, and the check that both give the same ids."""
+"""The tokenizer stage: BPE of SentencePiece or of bytes, and the check that transformers gives the same ids."""

@@ -22,8 +22,8 @@ class TokenizerStage(StageFields):
     algorithm: Algorithm = setting(
         "sentencepiece",
         section="Vocabulary",
-        help="sentencepiece merges characters, and spells rare ones with bytes; byte-level merges bytes inside of"
-        " words, as GPT-2 and Qwen2 do. Both give every text back.",
+        help="How text is divided: sentencepiece merges characters, and spells rare ones with bytes; byte-level merges"
+        " bytes inside of words, as GPT-2 and Qwen2 do. Both give every text back.",
     )
     vocab_size: int = setting(
         4096, section="Vocabulary", ge=300, le=262_144, help="Number of pieces, including special pieces."
