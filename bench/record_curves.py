@@ -1,6 +1,7 @@
 """`python -m bench.record_curves FILE`: record the curves of tiny real trainings, healthy ones and ones made to fail.
 
 `tests/cockpit/runs/test_diagnosis.py` judges the recorded numbers. Their text is Python's own library, a token a byte.
+"the demo recipe" among the healthy ones is no training of this file: it is the journal of the recipe's stage `base`.
 """
 
 from __future__ import annotations

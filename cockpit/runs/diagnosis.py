@@ -37,6 +37,8 @@ LITTLE_FALL = 0.05
 FALLING_SHARE = 0.1
 FLAT_SHARE = 0.005
 FLAT_STEPS = 100
+STARTS = 5
+"""Steps whose mean loss is that of the start."""
 WAITING_SHARE = 0.25
 WAITING_S = 5.0
 WAITING_STEPS = 20
@@ -232,7 +234,7 @@ class _View:
         newest = [rate for _, _, rate in after[-max(1, len(after) * 2 // 5) :]]
         return _View(
             parts=parts,
-            start=fmean(losses[:5]),
+            start=fmean(losses[:STARTS]),
             scatter=DEVIATIONS * median(steps_apart) / math.sqrt(2),
             peak=peak,
             spent=[one / sums[-1] for one in sums] if sums[-1] else [1.0] * PARTS,
@@ -416,22 +418,27 @@ def _underfitting(curves: Curves, view: _View) -> Diagnosis | None:
 
 
 def _plateau(curves: Curves, view: _View) -> Diagnosis | None:
+    """The loss is proven to be flat. That a noisy loss is not proven to fall says nothing: most falls hide in noise."""
     remaining = 0.0 if curves.total_steps is None else 1 - view.parts[-1].last / curves.total_steps
     begun = PARTS - PARTS * (2 if remaining >= 0.1 else 3) // 5  # at the end, only what was long is worth a sentence
     first, last = view.between(begun, begun + 3), view.between(PARTS - 3, PARTS)
     if last.last - first.first < FLAT_STEPS or view.recent_rate < 0.3:
         return None
-    if first.mean - last.mean > max(2 * view.error(first, last), FLAT_SHARE * abs(first.mean)):
+    fall, unseen, least = first.mean - last.mean, 2 * view.error(first, last), FLAT_SHARE * abs(first.mean)
+    if fall > max(unseen, least):
         return None
-    found = [loss for step, loss in curves.evaluations if step >= first.first and math.isfinite(loss)]
-    if len(found) >= 2 and found[0] - found[-1] > FLAT_SHARE * abs(found[0]):
+    held_out = [loss for step, loss in curves.evaluations if step >= first.first and math.isfinite(loss)]
+    if len(held_out) >= 2 and held_out[0] - held_out[-1] > FLAT_SHARE * abs(held_out[0]):
         return None
-    if view.start - last.mean < LITTLE_FALL * abs(view.start):
+    if view.start - last.mean + 2 * view.scatter / math.sqrt(STARTS) < LITTLE_FALL * abs(view.start):
         evidence = (
             f"the loss has hardly changed in {round(last.last)} steps: {quantities.loss(view.start)} at the start,"
             f" {quantities.loss(last.mean)} in {last.span}"
         )
         return Diagnosis(Trouble.RATE_TOO_LOW, evidence, (_rate(view.peak * 5, "is five times that"),))
+    held_out_flat = len(held_out) >= 3 and held_out[0] - min(held_out[1:]) <= FLAT_SHARE / 2 * abs(held_out[0])
+    if fall > max(unseen, least / 5) or not (max(fall, 0) + unseen <= least or held_out_flat):
+        return None
     evidence = (
         f"the training loss was {quantities.loss(first.mean)} in {first.span} and is {quantities.loss(last.mean)} in"
         f" {last.span}"

@@ -6,6 +6,8 @@ The curves were recorded by `bench/record_curves.py`.
 from __future__ import annotations
 
 import json
+import math
+import random
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,27 @@ def test_twenty_healthy_trainings_have_no_finding_at_any_step() -> None:
         for one in diagnose(curves(training, size))
     }
     assert found == set()
+
+
+def _noisy(losses: list[float], noise: float, *, held_out: bool = False) -> Curves:
+    """A training at a constant rate whose steps have this standard deviation, in nats."""
+    draw, steps = random.Random(1), len(losses)
+    found = [(float(at), losses[at - 1]) for at in range(50, steps + 1, 50)] if held_out else []
+    measured = [loss + draw.gauss(0, noise) for loss in losses]
+    return Curves(range(1, steps + 1), measured, [1e-3] * steps, [1.0] * steps, evaluations=found, total_steps=1500)
+
+
+@pytest.mark.parametrize("noise", [0.03, 0.1, 0.3])
+def test_a_slow_fall_that_noise_hides_is_no_plateau(noise: float) -> None:
+    falling = [3 + 5 * (step + 5) ** -0.3 for step in range(1000)]
+    for size in range(100, 1001, 50):
+        assert diagnose(_noisy(falling[:size], noise)) == [], size
+
+
+@pytest.mark.parametrize(("noise", "held_out"), [(0.01, False), (0.05, False), (0.3, True)])
+def test_a_plateau_is_found_where_the_noise_or_the_held_out_loss_proves_it(noise: float, *, held_out: bool) -> None:
+    flat = [4 + 2 * math.exp(-step / 40) for step in range(1200)]
+    assert [one.trouble for one in diagnose(_noisy(flat, noise, held_out=held_out))] == [Trouble.PLATEAU]
 
 
 @pytest.mark.parametrize("name", recorded("troubled"))
