@@ -123,5 +123,9 @@ def write_results(
         "differences": evaluation.differences,
         "rows": [row.record() for row in evaluation.rows],
     }
-    write_text(file, json.dumps(results, indent=1, allow_nan=False) + "\n")
+    try:
+        write_text(file, json.dumps(results, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        kept = "the answers are kept, and the same command writes the results"
+        raise OSError(error.errno, f"{error.strerror}: {kept}", str(file)) from error
     return results

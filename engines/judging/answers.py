@@ -90,13 +90,19 @@ class AnswerFile:
             self._read(json.loads(json.dumps(identity)))
         except BlockingIOError as error:
             self.close()
-            raise OperatorError(f"{printable(str(path), 400)}: another process writes these answers") from error
+            name = printable(str(path), 400)
+            hint = "wait until it ends, or give another --output"
+            raise OperatorError(f"{name}: another process writes these answers", hint) from error
         except BaseException:
             self.close()
             raise
 
     def add(self, one: Kept) -> None:
-        """Keep an answer: it is in the file when this returns."""
+        """Keep an answer: it is in the file when this returns.
+
+        Raises:
+            OSError: it cannot be written; the message says what is kept.
+        """
         self._write(msgspec.to_builtins(one))
         self.kept[one.key] = one
 
@@ -147,8 +153,12 @@ class AnswerFile:
 
     def _bytes(self, data: bytes) -> None:
         view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            kept = f"{len(self.kept)} answers are kept, and the same command continues after them"
+            raise OSError(error.errno, f"{error.strerror}: {kept}", str(self.path)) from error
 
 
 def kept_moment(path: Path) -> str:

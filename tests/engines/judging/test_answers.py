@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -334,3 +336,29 @@ def test_a_token_of_a_larger_vocabulary_is_named_by_its_number(theirs: tuple[int
     base = Row(row.task.key, row.task.expected, True, ids=theirs)
     (found,) = explained(Small(), [row], [base], lambda _done, _all: None, lambda: None)
     assert (found["baseline"], found["gap"]) == ("token 9", None)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The process cannot write a file beyond so many bytes: as on a full disk, a part of a line is written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_named_with_what_is_kept_and_only_the_rest_is_asked_afterwards(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    ask(Counting(), TASKS[:5], file, lambda _done, _all: None)
+    with (
+        files_of_at_most(file.stat().st_size + 20),
+        pytest.raises(OSError, match="5 answers are kept, and the same command continues") as error,
+    ):
+        ask(Counting(), TASKS, file, lambda _done, _all: None)
+    assert error.value.filename == str(file)
+    again = Counting()
+    found = ask(again, TASKS, file, lambda _done, _all: None)
+    assert sorted(again.asked) == sorted(task.key for task in TASKS[5:])
+    assert [one.key for one in found] == [task.key for task in TASKS]
