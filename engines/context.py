@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -12,11 +12,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from engines import control
 from engines.emitter import EventWriter
-from engines.events import ControlApplied, Event, Phase, Progress, Warned
+from engines.events import ControlApplied, Event, Phase, Progress, RanksPlaced, Warned
 from engines.run_dir import RunDir
 from engines.words import IGNORED, Verb
+from engines.world import ALONE, World
 from recipes.graph import Origin
 from recipes.stages.fields import StageFields
+from recipes.stages.launch.fields import launch_of
 from recipes.stages.registry import row_of
 
 PROGRESS_INTERVAL_S = 0.2
@@ -114,6 +116,7 @@ class StageContext(Generic[S_co]):
         guard_trips: attempts that a guard ended, since the operator's last start.
         declared: the fields of the recipe, where `stage` has others after memory ran out; None where it has not.
         phase_name: the phase that the attempt is in.
+        world: the processes of the attempt. Every one has a context, and calls the same operations in the same order.
         checkpoints: the attempt's folder of checkpoints.
         fingerprint: of the stage's fields and inputs, once the inputs are recorded.
     """
@@ -136,6 +139,7 @@ class StageContext(Generic[S_co]):
     guard_trips: int = 0
     phase_name: str = ""
     test_faults: dict[str, Any] = field(default_factory=dict)
+    world: World = ALONE
     _progress_due_s: float = 0.0
     _signal: int | None = None
     _signal_answered: bool = False
@@ -182,7 +186,9 @@ class StageContext(Generic[S_co]):
             StopRequested: the operator requested a stop.
         """
         trains = row_of(self.stage).trains
-        for request in self.requests(lambda found: found.verb.is_stop or not trains):
+        if not self.world.is_first:
+            return  # the others end with the first: here they cannot wait for each other
+        for request in self._own_requests(lambda found: found.verb.is_stop or not trains):
             if request.verb.is_stop:
                 origin = (
                     "from its beginning" if self.resume is None else f"from its checkpoint at step {self.resume.step}"
@@ -195,7 +201,24 @@ class StageContext(Generic[S_co]):
         """New requests that are wanted, oldest first, each yielded once; a termination signal counts as a request.
 
         A request is taken only after the one before it was handled, so a paused stage finds its `continue` here.
+        Several processes get the same requests at the same call: the first one reads them, and each one its signals.
         """
+        if self.world.size == 1:
+            yield from self._own_requests(wanted)
+            return
+        own = self._own_requests(wanted)
+        while self.world.any((mine := next(own, None)) is not None):
+            yield from (found for found in self.world.gather_objects(mine) if found is not None)
+
+    def _own_requests(self, wanted: Callable[[control.Request], bool]) -> Iterator[control.Request]:
+        """The requests that this process reads: the first one the operator's, each one its signals."""
+        yield from self._read_requests(wanted) if self.world.is_first else ()
+        if self._signal is not None and not self._signal_answered:
+            self._signal_answered = True
+            by = signal.Signals(self._signal).name + (f" to rank {self.world.rank}" if self.world.rank else "")
+            yield control.Request(0, Verb.STOP_AFTER_CHECKPOINT, by=by)
+
+    def _read_requests(self, wanted: Callable[[control.Request], bool]) -> Iterator[control.Request]:
         for request in control.pending(RunDir(self.run_root).control):
             if not wanted(request) or not control.take(RunDir(self.run_root).control, request):
                 continue
@@ -203,9 +226,27 @@ class StageContext(Generic[S_co]):
                 yield request
             else:
                 self.applied(request, f"{IGNORED}: it was sent for {request.stage}, and {self.stage_name} is running")
-        if self._signal is not None and not self._signal_answered:
-            self._signal_answered = True
-            yield control.Request(0, Verb.STOP_AFTER_CHECKPOINT, by=signal.Signals(self._signal).name)
+
+    def placed(self, strategy: str, devices: Sequence[str]) -> None:
+        """Report how the processes of the attempt really share the training, and what each computes on, by rank.
+
+        Raises:
+            StageFailedError: it is not what the stage asks for.
+        """
+        asked = launch_of(self.stage)
+        self.emit(
+            RanksPlaced(
+                stage=self.stage_name,
+                attempt=self.attempt,
+                world_size=self.world.size,
+                strategy=strategy,
+                devices=list(devices),
+            )
+        )
+        if (self.world.size, strategy) != (asked.world_size, asked.strategy):
+            raise StageFailedError(
+                f"{asked.words or 'one process'} asked for, and {self.world.size} processes with {strategy} started"
+            )
 
     def applied(self, request: control.Request, effect: str, step: int | None = None) -> None:
         """Acknowledge a request with its effect."""

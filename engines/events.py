@@ -262,6 +262,39 @@ class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
     """whether the process was killed because memory ran out"""
 
 
+class RanksPlaced(Event, frozen=True, kw_only=True, tag="ranks_placed"):
+    """The processes of an attempt compute together: what they really do, by the modules and the devices in use.
+
+    `strategy` is how they share the training, `devices` what each computes on, by rank.
+    """
+
+    stage: str
+    attempt: int
+    world_size: int
+    strategy: str
+    devices: list[str] = []
+
+
+class RankReport(Event, frozen=True, kw_only=True, tag="rank_report"):
+    """A process above rank 0 lives: its newest step and phase, at most once a second. Shared facts are rank 0's."""
+
+    stage: str
+    attempt: int
+    rank: int
+    step: int | None = None
+    phase: str = ""
+
+
+class RankEnded(Event, frozen=True, kw_only=True, tag="rank_ended"):
+    """A process above rank 0 ended, by its own record."""
+
+    stage: str
+    attempt: int
+    rank: int
+    reason: EndReason
+    detail: str = ""
+
+
 class Phase(Event, frozen=True, kw_only=True, tag="phase"):
     """A named part of an attempt that has no steps: importing, loading, tokenizing, first step, saving, …"""
 
@@ -449,6 +482,7 @@ class EngineStalled(Event, frozen=True, kw_only=True, tag="engine_stalled"):
         process_state: the letter of /proc/PID/stat ("T": stopped by a signal); empty when unknown.
         cpu_s: CPU seconds that the engine used in the last seconds of the silence; null when unknown.
         stacks: the engine was asked to write the stacks of its threads into console.log.
+        stopped_ranks: of several processes, those that a signal has stopped; the others wait for them.
     """
 
     stage: str
@@ -459,6 +493,7 @@ class EngineStalled(Event, frozen=True, kw_only=True, tag="engine_stalled"):
     process_state: str = ""
     cpu_s: float | None = None
     stacks: bool = False
+    stopped_ranks: list[int] = []
 
 
 class EngineRecovered(Event, frozen=True, kw_only=True, tag="engine_recovered"):
@@ -547,6 +582,9 @@ AnyEvent: TypeAlias = (
     | AttemptStarted
     | InputsRecorded
     | DevicesUsed
+    | RanksPlaced
+    | RankReport
+    | RankEnded
     | AttemptEnded
     | Phase
     | Progress
@@ -569,7 +607,7 @@ AnyEvent: TypeAlias = (
     | Gap
 )
 
-METRIC_KINDS = frozenset({"step", "progress", "machine_sampled", "phase", "sampled_text"})
+METRIC_KINDS = frozenset({"step", "progress", "machine_sampled", "phase", "sampled_text", "rank_report"})
 """Kinds that the writer drops first when it cannot write the journal; all others are lifecycle records."""
 
 _encoder = msgspec.json.Encoder()

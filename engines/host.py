@@ -44,9 +44,11 @@ from engines.events import AttemptEnded, AttemptStarted, ResumedFrom
 from engines.exhausted_memory import exhausted_memory
 from engines.gates import check_gates
 from engines.inputs.at_start import record_inputs
-from engines.run_dir import Lock, RunDir, engine_lock_of
+from engines.ranks.own import RankWriter, end_with_parent, is_of_another_rank, print_into
+from engines.run_dir import Lock, RunDir, engine_lock_of, rank_console_name, rank_lock_of
 from engines.stage_file import StageFile, StageInput, moment, present_moment, read_stage_file
 from engines.words import EndReason, ExitCode, WriterRole
+from engines.world import World, world
 from recipes import quantities
 from recipes.problems import OperatorError, printable
 from recipes.stages.fields import StageFields
@@ -64,8 +66,10 @@ def load_context(given: StageFile, stage_json: Path) -> StageContext[StageFields
     """
     declared = _stage(given.stage, given.tag, stage_json)
     stage = _stage({**given.stage, **given.adjusted}, given.tag, stage_json) if given.adjusted else declared
-    run = RunDir(Path(given.run_root))
+    run, here = RunDir(Path(given.run_root)), world()
     out, work = run.draft_out(stage.name, given.attempt), run.work(stage.name, given.attempt)
+    if not here.is_first:  # what it writes there is not the attempt's output
+        out, work = (path.with_name(f"{path.name}.rank{here.rank}") for path in (out, work))
     for scratch in (out, work):
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
@@ -84,19 +88,21 @@ def load_context(given: StageFile, stage_json: Path) -> StageContext[StageFields
         run_id=run.id,
         stage_name=stage.name,
         run_root=run.root,
-        writer=EventWriter(
-            run.journal,
-            run.fifo,
-            role=WriterRole.ENGINE,
-            stage=stage.name,
-            attempt=given.attempt,
-            launch=given.launch,
-        ),
+        writer=_writer(run, stage.name, given, here),
         first_start=moment(given.first_start) or present_moment(),
         guard_trips=given.guard_trips,
         declared=None if stage is declared else declared,
         test_faults=_test_faults(),
+        world=here,
     )
+
+
+def _writer(run: RunDir, stage: str, given: StageFile, here: World) -> EventWriter:
+    if here.is_first:
+        return EventWriter(
+            run.journal, run.fifo, role=WriterRole.ENGINE, stage=stage, attempt=given.attempt, launch=given.launch
+        )
+    return RankWriter(run, stage=stage, attempt=given.attempt, rank=here.rank, launch=given.launch)
 
 
 def _stage(values: Mapping[str, Any], tag: str, stage_json: Path) -> StageFields:
@@ -124,8 +130,12 @@ def host_main(argv: list[str], stage_modules: Mapping[str, str]) -> NoReturn:
     os.umask(0o077)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    stage_json = Path(argv[1])
-    lock = Lock(engine_lock_of(stage_json.parent))
+    stage_json, here = Path(argv[1]), world()
+    if here.size > 1:
+        end_with_parent()
+    if not here.is_first:
+        print_into(stage_json.parent / rank_console_name(here.rank))
+    lock = Lock(engine_lock_of(stage_json.parent) if here.is_first else rank_lock_of(stage_json.parent, here.rank))
     if not lock.acquire({"pid": os.getpid()}):
         sys.stderr.write(f"{stage_json.parent}: another engine is already running this attempt\n")
         os._exit(ExitCode.MISTAKE)
@@ -169,6 +179,8 @@ def _attempt(ctx: StageContext[StageFields], given: StageFile, stage_modules: Ma
             importlib.import_module(first).start(ctx)
         run: StageFunction = _module_of(stage_modules[ctx.stage.kind]).run
         result = run(ctx)
+        if not ctx.world.is_first:
+            return _ended(ctx, EndReason.SUCCEEDED)  # the first process commits what all have made
         metrics = _with_cost(result, started_s)
         refused = check_gates(ctx, metrics)
         commit_output(ctx, result, metrics, refused=refused)
@@ -229,6 +241,9 @@ def _failed(ctx: StageContext[StageFields], error: BaseException) -> ExitCode:
     """Record an error with its reason; an unexpected one shows its traceback."""
     if exhausted_memory(error):
         return _out_of_memory(ctx, error)
+    if ctx.world.size > 1 and is_of_another_rank(error):
+        traceback.print_exception(error)
+        return _ended(ctx, EndReason.RANK_LOST, f"{type(error).__name__}: {error}")
     if isinstance(error, OperatorError | StageFailedError):
         texts = [text for text in (str(error), getattr(error, "hint", "")) if text]
         sys.stderr.write("\n".join(texts) + "\n")

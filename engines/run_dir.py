@@ -204,6 +204,18 @@ class RunDir:
     def console_log(self, stage: str, attempt: int) -> Path:
         return self.attempt_dir(stage, attempt) / "console.log"
 
+    def rank_journal(self, stage: str, attempt: int, rank: int) -> Path:
+        """The journal of a process above rank 0."""
+        return self.journal_parts / f"{stage}-{attempt}-rank{rank}.jsonl"
+
+    def rank_console(self, stage: str, attempt: int, rank: int) -> Path:
+        """What a process above rank 0 prints."""
+        return self.attempt_dir(stage, attempt) / rank_console_name(rank)
+
+    def ranks_json(self, stage: str, attempt: int) -> Path:
+        """How the attempt's processes ended, in that order, as the process that started them saw it."""
+        return self.attempt_dir(stage, attempt) / "ranks.json"
+
     def inputs_json(self, stage: str, attempt: int) -> Path:
         """The files that the attempt's engine read, with their SHA-256."""
         return inputs_record_of(self.attempt_dir(stage, attempt))
@@ -318,6 +330,16 @@ def engine_lock_of(attempt_dir: Path) -> Path:
     return attempt_dir / "engine.lock"
 
 
+def rank_console_name(rank: int) -> str:
+    """The file, beside an attempt's `stage.json`, into which a process of a rank above 0 prints."""
+    return f"console.rank{rank}.log"
+
+
+def rank_lock_of(attempt_dir: Path, rank: int) -> Path:
+    """The lock that an attempt's process of a rank above 0 holds."""
+    return attempt_dir / f"engine.rank{rank}.lock"
+
+
 def inputs_record_of(attempt_dir: Path) -> Path:
     """The record of the files that an attempt's engine read."""
     return attempt_dir / "inputs.json"
@@ -354,6 +376,8 @@ def part_of(relative: tuple[str, ...]) -> Part:
         case (name, *_) if name.startswith("journal."):
             return "journals"
         case ("supervisor.log",) | (_, _, _, "console.log"):
+            return "logs"
+        case (_, _, _, name) if name.startswith("console.rank"):
             return "logs"
         case (_, _, _, "checkpoints", *_):
             return "checkpoints"

@@ -126,6 +126,8 @@ class EndReason(_OpenWord):
     """its supervisor announced it and died before it started the process"""
     UNKNOWN = "unknown"
     """no supervisor observed its end"""
+    RANK_LOST = "rank_lost"
+    """an exchange with another process of the attempt failed: that one has ended, or cannot be reached"""
 
     @property
     def is_unspecific(self) -> bool:
@@ -143,7 +145,7 @@ class EndReason(_OpenWord):
         return self in _FAILURE_FROM_ENGINE
 
 
-_UNSPECIFIC = frozenset({EndReason.NOT_GIVEN, EndReason.UNKNOWN})
+_UNSPECIFIC = frozenset({EndReason.NOT_GIVEN, EndReason.UNKNOWN, EndReason.RANK_LOST})
 _FAILURE_FROM_ENGINE = frozenset({EndReason.GUARD, EndReason.ERROR, EndReason.REFUSED, EndReason.INPUTS_CHANGED})
 _FROM_ENGINE = _UNSPECIFIC | _FAILURE_FROM_ENGINE | {EndReason.SUCCEEDED, EndReason.STOPPED}
 

@@ -96,6 +96,10 @@ class World:
         return things if self.size == 1 else things[self.rank :: self.size]
 
 
+ALONE = World()
+"""One process."""
+
+
 def _exchange() -> Any:
     return importlib.import_module(_EXCHANGE)
 
@@ -104,7 +108,7 @@ def _exchange() -> Any:
 def world() -> World:
     """The world of this process, as torchrun's environment describes it when this is first called."""
     size = _number(_SIZE, 1)
-    return World() if size <= 1 else World(_number(_RANK, 0), size, _number(_LOCAL, 0))
+    return ALONE if size <= 1 else World(_number(_RANK, 0), size, _number(_LOCAL, 0))
 
 
 def _number(name: str, default: int) -> int:

@@ -27,6 +27,7 @@ from engines.events import (
     GateChecked,
     GuardTripped,
     InputsRecorded,
+    RanksPlaced,
     RunEnded,
     RunStarted,
     StageFailed,
@@ -313,7 +314,7 @@ def _take(run: RunView, event: AnyEvent, order: Order, role: WriterRole) -> None
             _take_attempt_ended(run, event, order, role)
         case StepsPlanned():
             run.attempt(event.stage, event.attempt, order).total_steps = event.total_steps
-        case InputsRecorded() | DevicesUsed() | EngineStalled() | EngineRecovered():
+        case InputsRecorded() | DevicesUsed() | RanksPlaced() | EngineStalled() | EngineRecovered():
             _take_attempt_fact(run.attempt(event.stage, event.attempt, order), event)
         case GuardTripped():
             run.attempt(event.stage, event.attempt, order).guards.append(event)
@@ -324,13 +325,15 @@ def _take(run: RunView, event: AnyEvent, order: Order, role: WriterRole) -> None
 
 
 def _take_attempt_fact(
-    attempt: AttemptView, event: InputsRecorded | DevicesUsed | EngineStalled | EngineRecovered
+    attempt: AttemptView, event: InputsRecorded | DevicesUsed | RanksPlaced | EngineStalled | EngineRecovered
 ) -> None:
     match event:
         case InputsRecorded():
             attempt.inputs = event
         case DevicesUsed():
             attempt.devices = event
+        case RanksPlaced():
+            attempt.placed = event
         case EngineStalled():
             attempt.stalled = event
         case EngineRecovered():

@@ -79,15 +79,23 @@ def _without_repeats(sentences: list[str]) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def console_tail(run: RunDir, stage: str, attempt: int, max_bytes: int = TAIL_BYTES) -> list[str]:
+def console_tail(run: RunDir, stage: str, attempt: int, max_bytes: int = TAIL_BYTES, *, rank: int = 0) -> list[str]:
     """The last whole lines of the attempt's console.log, as a terminal would show them after carriage returns.
+
+    Args:
+        run: the run.
+        stage: the stage.
+        attempt: its attempt.
+        max_bytes: as much of the file's end is read.
+        rank: the process whose file it is.
 
     Raises:
         OSError: there is no such regular file, or it cannot be read.
     """
     if not _STAGE_NAME.fullmatch(stage):
         raise FileNotFoundError(f"no console.log: {stage!r} is not the name of a stage")
-    with open_regular(run.console_log(stage, attempt), follow=False) as file:
+    path = run.rank_console(stage, attempt, rank) if rank else run.console_log(stage, attempt)
+    with open_regular(path, follow=False) as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(max(0, size - max_bytes))
         data = file.read(max_bytes)

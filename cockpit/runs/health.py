@@ -18,6 +18,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from cockpit.runs.diagnosis import diagnosis_of
+from cockpit.runs.log_lines import stopped_words
 from cockpit.runs.stage_view import AttemptView
 from cockpit.runs.state import RunState
 from cockpit.runs.writer_facts import Work, WriterFacts
@@ -84,6 +85,8 @@ class Processes(NamedTuple):
     sampler: str = ""
     disk_is_full: bool = False
     elsewhere: Path | None = None
+    stopped_ranks: tuple[int, ...] = ()
+    """of several processes, those that a signal has stopped"""
 
 
 class Pace(NamedTuple):
@@ -202,7 +205,7 @@ def health(state: RunState, real: RunStatus, clock: Clock, processes: Processes 
     silence_s = silence(state, engine, clock)
     pace = pace_of(attempt, engine.worked)._replace(busy=not old and _uses_cpu(state.machine(), stage.name))
     if seen.engine == "T":
-        word, sentence = HealthWord.SUSPENDED, _suspended(silence_s)
+        word, sentence = HealthWord.SUSPENDED, _suspended(silence_s, seen.stopped_ranks)
     elif seen.engine == "Z" and seen.supervisor == "T":  # one that runs records the end within a second
         word, sentence = HealthWord.ENGINE_ENDED, f"nothing has recorded how; no progress for {_span(silence_s)}"
     elif seen.disk_is_full and silence_s > DISK_S:
@@ -233,7 +236,7 @@ def judge(pace: Pace, silence_s: float, stalled: EngineStalled | None = None) ->
 
 def _stalled(pace: Pace, silence_s: float, stalled: EngineStalled | None, usual: str) -> tuple[HealthWord, str]:
     if stalled is not None and stalled.process_state == "T":
-        return HealthWord.SUSPENDED, _suspended(silence_s)
+        return HealthWord.SUSPENDED, _suspended(silence_s, stalled.stopped_ranks)
     idle = stalled is not None and stalled.cpu_s is not None and stalled.cpu_s < IDLE_SHARE * stalled.silence_s
     what = "no step" if pace.steps and not pace.phase else f"{safe_text(pace.phase or 'no phase', 60)}: no progress"
     sentence = f"{what} for {_span(silence_s)}{usual}"
@@ -374,8 +377,8 @@ def elsewhere_words(folder: Path) -> str:
     return f"it was moved while it runs: its processes save nothing and take no request until it is back at {shown}"
 
 
-def _suspended(silence_s: float) -> str:
-    return f"the process is stopped (SIGSTOP); no progress for {_span(silence_s)}"
+def _suspended(silence_s: float, ranks: Sequence[int] = ()) -> str:
+    return f"{stopped_words(ranks)}; no progress for {_span(silence_s)}"
 
 
 def process_states(
@@ -404,9 +407,20 @@ def process_states(
     named, shown = _identity_of(engine), _state_of(engine, is_engine)
     if named is not None and supervisor and named.boot_id == boot_id() and not named.is_alive():
         shown = "Z"  # the supervisor is seen from here, so the engine would be too
+    stopped = () if attempt is None or attempt.ended else _stopped_ranks(attempt, is_engine)
+    shown = "T" if stopped else shown
     full = root is not None and _is_full(root)
     at = elsewhere(named if shown not in {"", "Z"} else None)
-    return Processes(shown, supervisor, _state_of(newest, is_sampler), full, at)
+    return Processes(shown, supervisor, _state_of(newest, is_sampler), full, at, stopped)
+
+
+def _stopped_ranks(attempt: AttemptView, is_engine: Callable[[Identity], bool]) -> tuple[int, ...]:
+    """Of an attempt of several processes, those that a signal has stopped; as far as this machine can see them."""
+    if len(attempt.engines) < 2:
+        return ()
+    return tuple(
+        sorted(w.opened.rank for w in attempt.engines if w.opened is not None and _state_of(w, is_engine) == "T")
+    )
 
 
 def _is_full(root: Path) -> bool:

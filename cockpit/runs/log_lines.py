@@ -32,6 +32,9 @@ from engines.events import (
     MachineSampled,
     Phase,
     Progress,
+    RankEnded,
+    RankReport,
+    RanksPlaced,
     RunEnded,
     RunStarted,
     SampledText,
@@ -89,8 +92,24 @@ def _words(event: AnyEvent) -> tuple[Level, str]:
             return level, f"{event.request} by {event.by}{_at(event.step)}: {event.effect}"
         case Warned() | Gap() | EngineStalled() | EngineRecovered() | CommandEnded():
             return _of_trouble(event)
-        case MachineSampled():
-            return "quiet", kind_of(event)
+        case RanksPlaced() | RankReport() | RankEnded() | MachineSampled():
+            return _of_ranks(event)
+
+
+def _of_ranks(event: RanksPlaced | RankReport | RankEnded | MachineSampled) -> tuple[Level, str]:
+    if isinstance(event, MachineSampled):
+        return "quiet", kind_of(event)
+    where = f"{event.stage} attempt {event.attempt}"
+    match event:
+        case RanksPlaced():
+            on = ", ".join(dict.fromkeys(event.devices))
+            return "info", f"{where}: {event.world_size} processes, {event.strategy}{f' on {on}' if on else ''}"
+        case RankReport():
+            return "quiet", f"{where}: rank {event.rank} {event.phase}{_at(event.step)}"
+        case RankEnded():
+            quiet = event.reason in {EndReason.SUCCEEDED, EndReason.STOPPED, EndReason.RANK_LOST}
+            detail = f": {event.detail}" if event.detail else ""
+            return "quiet" if quiet else "error", f"{where}: rank {event.rank} ended ({event.reason}){detail}"
 
 
 def _of_trouble(event: Warned | Gap | EngineStalled | EngineRecovered | CommandEnded) -> tuple[Level, str]:
@@ -120,10 +139,18 @@ def _of_command(event: CommandEnded) -> tuple[Level, str]:
     return "info" if event.exit == 0 else "warn", f"{event.command}: {how}{took}{output}"
 
 
+def stopped_words(ranks: Sequence[int]) -> str:
+    """That the engine's process is stopped, or which of several; the others wait for them."""
+    if not ranks:
+        return "the process is stopped (SIGSTOP)"
+    names = ", ".join(f"rank {rank}" for rank in ranks)
+    return f"{names} {'is' if len(ranks) == 1 else 'are'} stopped (SIGSTOP)"
+
+
 def _stall(event: EngineStalled) -> str:
     after = f" after {event.last_progress}" if event.last_progress else ""
     usual = f", usually {fmt.duration(event.usual_step_s)}" if event.usual_step_s is not None else ""
-    how = "; the process is stopped (SIGSTOP)" if event.process_state == "T" else ""
+    how = f"; {stopped_words(event.stopped_ranks)}" if event.process_state == "T" else ""
     stacks = "; its stacks are in console.log" if event.stacks else ""
     return f"no progress for {fmt.duration(event.silence_s)}{after}{usual}{how}{stacks}"
 

@@ -28,6 +28,7 @@ from engines.events import (
     InputsRecorded,
     Phase,
     Progress,
+    RanksPlaced,
     ResumedFrom,
     StageSucceeded,
     Step,
@@ -69,6 +70,8 @@ class AttemptView:
     inputs: InputsRecorded | None = None
     devices: DevicesUsed | None = None
     """the accelerators of its engine, once the engine has said which"""
+    placed: RanksPlaced | None = None
+    """how its processes share the training, once they have said so"""
     engines: list[WriterFacts] = field(default_factory=list)
     """the facts of its engine's writers"""
     cpu_s: float | None = None

@@ -27,6 +27,7 @@ from engines.events import (
     MachineSampled,
     Phase,
     Progress,
+    RankReport,
     SampledText,
     StageSucceeded,
     Step,
@@ -255,6 +256,7 @@ class WriterFacts:
         self.lifecycle: list[tuple[float, AnyEvent]] = []
         self.tracks: dict[AttemptKey, Track] = {}
         self.machines: dict[str, MachineTrack] = {}
+        self.rank_report: RankReport | None = None
         self.samples: deque[SampledText] = deque(maxlen=0 if lean else SAMPLES)
         self.log: deque[AnyEvent] = deque(maxlen=0 if lean else LOG_LINES)
         self._track_key: AttemptKey = ("", -1)
@@ -309,6 +311,10 @@ class WriterFacts:
         if not (len(track.steps) and event.name in PASSING_PHASES):
             self.log.append(event)
 
+    def on_rank(self, event: RankReport) -> None:
+        """Take the newest report of a process above rank 0."""
+        self.rank_report = event
+
     def on_machine(self, event: MachineSampled) -> None:
         """Add a reading of a machine."""
         self.machines.setdefault(event.host, self._new_machine()).sample(event)
@@ -350,6 +356,7 @@ class WriterFacts:
         twin.numbers = self.numbers.copy()
         twin.t, twin.t_max, twin.opened = self.t, self.t_max, self.opened
         twin.m, twin.worked = self.m, self.worked
+        twin.rank_report = self.rank_report
         twin.lifecycle = self.lifecycle[:]
         twin.tracks = {key: track.copy() for key, track in self.tracks.items()}
         twin.machines = {host: machine.copy() for host, machine in self.machines.items()}
@@ -389,5 +396,6 @@ HANDLERS: dict[type, Handler] = {
     MachineSampled: WriterFacts.on_machine,
     SampledText: WriterFacts.on_sample,
     Warned: WriterFacts.on_warned,
+    RankReport: WriterFacts.on_rank,
 }
 """The handler of each kind of event; every other kind is a lifecycle fact."""

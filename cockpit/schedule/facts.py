@@ -59,11 +59,15 @@ class AttemptFacts:
     @property
     def reason(self) -> EndReason:
         """Why it ended: the engine's reason, else the supervisor's; empty while it has not ended."""
+        if self.engine_reason.is_unspecific and self.supervisor_reason:
+            return self.supervisor_reason
         return self.engine_reason or self.supervisor_reason
 
     @property
     def detail(self) -> str:
         """The detail of the end: the engine's, else the supervisor's."""
+        if self.engine_reason.is_unspecific and self.supervisor_detail:
+            return self.supervisor_detail
         return self.engine_detail or self.supervisor_detail
 
     @property

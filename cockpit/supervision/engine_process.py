@@ -30,10 +30,14 @@ from engines.run_dir import RunDir, lock_is_held
 from engines.stage_file import ExpectedInputs, StageFile, StageResume, first_start_of, present_moment, write_stage_file
 from engines.words import EndReason
 from recipes.stages.fields import DeviceFields, StageFields
+from recipes.stages.launch.fields import launch_of
 from recipes.stages.registry import row_of, tag_of_stage
 
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Variables with the settings of torch's allocator on a GPU: its present name and its earlier one."""
+_TORCHELASTIC = "TORCHELASTIC_RUN_ID"
+"""A variable that torchrun sets for the processes that it starts."""
+TORCHRUN = "engines.ranks.torchrun"
 MAX_IDENTITY_BYTES = 4096
 
 
@@ -113,13 +117,15 @@ def engine_environment(run: RunDir, stage: StageFields) -> dict[str, str]:
 
 
 def engine_threads(stage: StageFields) -> int:
-    """The number of CPU threads of a stage's engine: its field, else OMP_NUM_THREADS, else the physical cores that this
-    process may use, which the engine inherits.
+    """The number of CPU threads of each process of a stage: its field, else OMP_NUM_THREADS, else its share of the
+    physical cores that this process may use, which the engine inherits.
 
     It does not depend on what else runs: a resume with another number would not be bit-exact.
     """
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return stage.threads or (int(given) if given.isdecimal() and int(given) > 0 else usable_cores())
+    if stage.threads or (given.isdecimal() and int(given) > 0):
+        return stage.threads or int(given)
+    return max(1, usable_cores() // launch_of(stage).processes)
 
 
 def what_it_shares(run: RunDir, stage: StageFields) -> list[str]:
@@ -132,6 +138,11 @@ def what_it_shares(run: RunDir, stage: StageFields) -> list[str]:
     return [words for words in said if words]
 
 
+def program_of(stage: StageFields) -> str:
+    """The module that is started for a stage: that of its kind, or torchrun, which starts that one several times."""
+    return TORCHRUN if launch_of(stage).world_size > 1 else row_of(stage).program
+
+
 def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path) -> EngineProcess:
     """Start the process in a new session, without a terminal or stdin; its output goes to `console.log`.
 
@@ -141,7 +152,7 @@ def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path
     console = open_append(run.console_log(stage.name, attempt))
     try:
         child = subprocess.Popen(
-            [stage.python or sys.executable, "-m", row_of(stage).program, str(stage_json)],
+            [stage.python or sys.executable, "-m", program_of(stage), str(stage_json)],
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,
@@ -215,11 +226,16 @@ def _recorded(path: Path) -> Identity | None:
 
 
 def _by_command(mark: RunMark, stage_json: str) -> Identity | None:
-    """An engine whose supervisor died after it started the engine and before it recorded its identity."""
+    """An engine whose supervisor died after it started the engine and before it recorded its identity.
+
+    Of several processes it is torchrun; without torchrun, the kernel ends them.
+    """
     for process in psutil.process_iter(["pid"]):
         try:
             command = process.cmdline()
-            if stage_json in command and "-m" in command and mark.is_carried_by(process.pid):
+            if stage_json not in command or "-m" not in command or _TORCHELASTIC in process.environ():
+                continue
+            if mark.is_carried_by(process.pid):
                 return Identity.of(process.pid)
         except (psutil.Error, OSError):
             continue

@@ -19,6 +19,7 @@ from cockpit.supervision.engine_process import EngineProcess
 from cockpit.supervision.machine import CORES, EngineUse
 from cockpit.supervision.newest import MOST_BYTES, NewestRecords
 from cockpit.supervision.process_tree import carries_mark, signal_process
+from cockpit.supervision.rank_processes import rank_processes
 from engines.emitter import EventWriter
 from engines.events import (
     AnyEvent,
@@ -32,6 +33,7 @@ from engines.events import (
     decode_record,
 )
 from engines.files import open_append
+from engines.identity import Identity
 from engines.run_dir import RunDir
 from recipes import quantities
 
@@ -95,7 +97,7 @@ class EngineWatch:
         if self._work is None:
             return
         if self._work is not before:
-            self._cpu_s = cpu_s(self._engine.identity.pid)
+            self._cpu_s = self._used_s()
             self._note_recovery()
         silence_s, pace = now_s - self._work.m, self._pace()
         self._say_that_it_is_slow(pace)
@@ -169,12 +171,18 @@ class EngineWatch:
             )
 
     def _report(self, pace: Pace, silence_s: float) -> None:
-        pid = self._engine.identity.pid
-        state = self._engine.identity.state()
-        now_cpu_s = cpu_s(pid)
+        ranks = self._ranks()
+        states = {rank: identity.state() for rank, identity in ranks.items()}
+        stopped = [rank for rank, found in states.items() if found == "T"]
+        state = "T" if stopped else self._engine.identity.state()
+        now_cpu_s = self._used_s()
         used_s = None if now_cpu_s is None or self._cpu_s is None else max(0.0, now_cpu_s - self._cpu_s)
         words = f"no progress for {quantities.duration(silence_s)} after {pace.last or 'its start'}"
-        stacks = state not in {"", "T"} and self._request_stacks(words)
+        asked = [
+            self._request_stacks(identity, words, rank)
+            for rank, identity in (ranks or {0: self._engine.identity}).items()
+            if states.get(rank, state) not in {"", "T"}
+        ]
         self._writer.emit(
             EngineStalled(
                 stage=self._engine.stage,
@@ -184,17 +192,26 @@ class EngineWatch:
                 last_progress=pace.last,
                 process_state=state,
                 cpu_s=used_s,
-                stacks=stacks,
+                stacks=any(asked),
+                stopped_ranks=stopped,
             )
         )
 
-    def _request_stacks(self, words: str) -> bool:
-        """Let the engine write its stacks into console.log; False if it is not this run's, or would die of it."""
-        identity = self._engine.identity
+    def _ranks(self) -> dict[int, Identity]:
+        return rank_processes(self._engine.identity, self._run.root)
+
+    def _used_s(self) -> float | None:
+        """CPU seconds of the engine, or of all its processes."""
+        found = [cpu_s(one.pid) for one in self._ranks().values()] or [cpu_s(self._engine.identity.pid)]
+        return None if None in found else sum(used for used in found if used is not None)
+
+    def _request_stacks(self, identity: Identity, words: str, rank: int) -> bool:
+        """Let a process write its stacks into its console.log; False if it is not this run's, or would die of it."""
         if not carries_mark(identity.pid, self._run.root) or not catches(identity.pid, STACKS_SIGNAL):
             return False
         with suppress(OSError):
-            fd = open_append(self._run.console_log(self._engine.stage, self._engine.attempt))
+            of = self._engine.stage, self._engine.attempt
+            fd = open_append(self._run.rank_console(*of, rank) if rank else self._run.console_log(*of))
             try:
                 os.write(fd, f"\ncockpit: {words}; the stacks of all threads:\n".encode())
             finally:

@@ -42,6 +42,7 @@ from cockpit.supervision.engine_process import (
 )
 from cockpit.supervision.memory_kills import MemoryKills, memory_end
 from cockpit.supervision.process_tree import become_subreaper, kill_tree, reap_children
+from cockpit.supervision.rank_ends import RankCause, cause_of_ranks, show_console_of
 from cockpit.supervision.run_result import run_result
 from cockpit.supervision.sampler_process import SamplerProcess
 from cockpit.supervision.wait import Watch
@@ -65,6 +66,7 @@ from engines.run_dir import Lock, RunDir, RunDirError
 from engines.words import IGNORED, EndReason, ExitCode, MemoryEnd, RunStatus, StartReason, Verb, WriterRole
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
+from recipes.stages.launch.fields import launch_of
 
 READ_RECORDS = 500
 """Records that are decoded at once: a journal of any length costs this process the same memory."""
@@ -265,7 +267,14 @@ class Supervisor:
     ) -> None:
         self.read_facts()
         known = self.facts.stage(stage).attempt(attempt).engine_reason
+        cause = self._cause_of_ranks(stage, attempt)
+        if cause is not None:
+            known, status = EndReason.NOT_GIVEN, cause.exit
         reason, detail = (known, "") if known else exit_reason(status, self.watch.ladder.sent)
+        if cause is not None:
+            reason, detail = cause.reason, cause.detail
+        elif not known and (world_size := launch_of(self.plan.stage(stage)).world_size) > 1:
+            detail = f"torchrun, with {world_size} processes: {detail}"
         memory = MemoryEnd.UNKNOWN
         if not known and kills is not None:
             ours = self.watch.ladder.sent == "kill"
@@ -280,6 +289,17 @@ class Supervisor:
             )
         )
         self._answer_requests("no engine was running")
+
+    def _cause_of_ranks(self, stage: str, attempt: int) -> RankCause | None:
+        """The process whose failure ended an attempt of several, unless rank 0 recorded a reason of its own."""
+        world_size = launch_of(self.plan.stage(stage)).world_size
+        facts = self.facts.stage(stage).attempt(attempt)
+        if world_size == 1 or not facts.engine_reason.is_unspecific:
+            return None
+        cause = cause_of_ranks(self.run, stage, attempt, world_size, (facts.engine_reason, facts.engine_detail))
+        if cause is not None:
+            show_console_of(self.run, stage, attempt, cause.rank)
+        return cause
 
     def _answer_requests(self, effect: str) -> None:
         for request in control.pending(self.run.control):

@@ -3,7 +3,8 @@
 Its losses are a pure function of seed and step, so a resumed run shows the same numbers as an uninterrupted one. With
 `COCKPIT_TEST_FAULTS` it supports the kill tests: `{"ack_file": PATH}` stores each acknowledged sequence number in a
 memory-mapped file after `emit` returns, `{"ignore_stop": true}` makes it ignore requests and SIGTERM,
-`{"orphan": true}` starts a child in a new session.
+`{"orphan": true}` starts a child in a new session, `{"rank": n}` confines the faults of the recipe to one of several
+processes. Those simulate the same numbers, and meet at the end of each step as a training's do.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from engines.run_dir import RunDir, checkpoint_name
 from engines.words import IGNORED, PHASE_PAUSED, PHASE_TRAINING, Verb
 from recipes import quantities
 from recipes.stages.fake import FakeStage
+from recipes.stages.launch.fields import DDP
 
 TOKENS_PER_STEP = 8192
 
@@ -92,6 +94,9 @@ class _FakeTraining:
         if ctx.test_faults.get("orphan"):
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
         ctx.phase("loading")
+        if ctx.world.size > 1:
+            ctx.world.connect()
+            ctx.placed(DDP, ctx.world.gather_objects("cpu"))
         ctx.emit(StepsPlanned(stage=ctx.stage_name, attempt=ctx.attempt, total_steps=self.total_steps))
         loss = loss_at(self.stage.seed, self.first_step - 1)
         step = self.first_step - 1
@@ -114,7 +119,7 @@ class _FakeTraining:
         ctx, began_s = self.ctx, time.monotonic()
         if self.stage.step_s:
             time.sleep(self.stage.step_s)
-        faulty = ctx.attempt == 1
+        faulty = ctx.attempt == 1 and ctx.test_faults.get("rank", ctx.world.rank) == ctx.world.rank
         wait_s = self.stage.wait_s if faulty and step == self.stage.wait_at_step else 0.0
         if wait_s:
             with self.data_wait:
@@ -124,6 +129,8 @@ class _FakeTraining:
         if faulty and step == self.stage.fail_at_step:
             raise RuntimeError(f"simulated failure at step {step}")
         loss = math.nan if faulty and step == self.stage.nan_at_step else loss_at(self.stage.seed, step)
+        losses = ctx.world.gather_objects(loss)
+        loss = loss if len(losses) == 1 else math.fsum(losses) / len(losses)
         grad_norm = 0.4 + 2.0 * math.exp(-step / 40) + 0.1 * abs(loss_at(self.stage.seed + 1, step) - 1.2)
         share = step / max(1, self.total_steps)
         event = Step(
@@ -153,7 +160,9 @@ class _FakeTraining:
                     limit=trip.limit,
                 )
             )
-            raise GuardTrippedError(f"{trip.guard} at step {step}")
+            guilty = [str(rank) for rank, one in enumerate(losses) if not math.isfinite(one)]
+            of_one = f" of rank {', '.join(guilty)}" if len(losses) > 1 and guilty else ""
+            raise GuardTrippedError(f"{trip.guard}{of_one} at step {step}")
         return loss
 
     def _emit(self, event: Step | GuardTripped | Evaluated | CheckpointCommitted | CheckpointRemoved) -> None:
@@ -175,7 +184,10 @@ class _FakeTraining:
         )
 
     def _save(self, step: int) -> None:
-        """Commit a checkpoint; on a full disk, only this checkpoint is lost."""
+        """Commit a checkpoint; on a full disk, only this checkpoint is lost. The first process does it."""
+        self.last_saved = step
+        if not self.ctx.world.is_first:
+            return
         draft = draft_of(self.ctx.checkpoints / checkpoint_name(step))
         try:
             self._write_checkpoint(draft, step)
@@ -183,7 +195,6 @@ class _FakeTraining:
             shutil.rmtree(draft, ignore_errors=True)
             self.ctx.warn(f"checkpoint at step {step} could not be written ({error}); training continues")
             return
-        self.last_saved = step
         self._rotate()
 
     def _write_checkpoint(self, draft: Path, step: int) -> None:

@@ -55,7 +55,7 @@ def record_inputs(ctx: StageContext[StageFields], given: StageFile) -> None:
     ctx.fingerprint = stage_fingerprint(ctx.declared or ctx.stage, identities)
     by_field = {record.field: record for record in records}
     ctx.inputs = {field: _identified(item, by_field[field]) for field, item in ctx.inputs.items()}
-    if external:
+    if external and ctx.world.is_first:
         write_record(RunDir(ctx.run_root).inputs_json(ctx.stage_name, ctx.attempt), records)
         summaries = [record.summary() for record in records]
         ctx.emit(

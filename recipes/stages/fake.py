@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from recipes.setting import setting
 from recipes.stages.fields import ANY_OUTPUT, Guards, TrainingRetry
 from recipes.stages.kind import LIGHT, StageKind
-from recipes.stages.launch.fields import LaunchFields
+from recipes.stages.launch.fields import DDP, SINGLE, LaunchFields
 
 
 class FakeStage(LaunchFields):
     """A simulated engine without a model, which writes the same events: for demonstrations, tests and screenshots."""
+
+    strategies: ClassVar[tuple[str, ...]] = (SINGLE, DDP)
 
     kind: Literal["fake"] = "fake"
     data: str | None = setting(
