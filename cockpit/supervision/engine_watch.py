@@ -27,6 +27,7 @@ from engines.events import (
     EngineStalled,
     Phase,
     Progress,
+    RanksPlaced,
     Step,
     UnreadableRecordError,
     Warned,
@@ -36,6 +37,7 @@ from engines.files import open_append
 from engines.identity import Identity
 from engines.run_dir import RunDir
 from recipes import quantities
+from recipes.stages.launch.fields import Launch
 
 EVERY_S = 1.0
 STACKS_SIGNAL = signal.SIGUSR1
@@ -52,11 +54,16 @@ class EngineWatch:
         run: the run.
         engine: the engine's process.
         writer: the supervisor's writer.
+        asked: the launch of the stage; by default, one process.
     """
 
-    def __init__(self, run: RunDir, engine: EngineProcess, writer: EventWriter) -> None:
+    def __init__(self, run: RunDir, engine: EngineProcess, writer: EventWriter, asked: Launch | None = None) -> None:
+        self._asked = asked or Launch()
+        self.misplaced = ""
+        """what is wrong with how the engine's processes share the training; empty while nothing is"""
         self._run = run
         self._engine = engine
+        self._of = engine.stage, engine.attempt
         self._writer = writer
         self._records = NewestRecords(run.journal, MOST_BYTES)
         self._step_s: deque[float] = deque(maxlen=KEPT_STEPS)
@@ -137,7 +144,16 @@ class EngineWatch:
                 if self._work is None or event.m > self._work.m:
                     self._take(event)
 
+    def _compare(self, event: RanksPlaced) -> None:
+        """Compare how the processes share the training with the recipe."""
+        asked = self._asked
+        if (event.world_size, event.strategy) != (asked.world_size, asked.strategy):
+            found = f"the engine computes with {event.strategy} in {event.world_size} processes"
+            self.misplaced = f"the recipe asks for {asked.words or 'one process'}, and {found}"
+
     def _take(self, event: AnyEvent) -> None:
+        if isinstance(event, RanksPlaced) and (event.stage, event.attempt) == self._of:
+            self._compare(event)
         if not isinstance(event, Work) or event.stage != self._engine.stage:
             return
         if getattr(event, "attempt", self._engine.attempt) != self._engine.attempt:

@@ -245,7 +245,7 @@ class Supervisor:
     def _supervise(self, engine: EngineProcess) -> None:
         """Wait for an engine's end; serve screens and requests meanwhile."""
         before_s = _children_cpu_s()
-        status = self.watch.until_end(engine)
+        status = self.watch.until_end(engine, launch_of(self.plan.stage(engine.stage)))
         used_s = round(_children_cpu_s() - before_s, 3) if engine.child is not None else None
         self._kill_rest(engine.stage)
         self._record_end(engine.stage, engine.attempt, status, used_s, engine.kills)
@@ -281,7 +281,9 @@ class Supervisor:
             memory, evidence = memory_end(kills, status, self.run.console_log(stage, attempt), killed_by_us=ours)
             detail = f"{detail.partition(', sender unknown')[0]}; {evidence}" if evidence else detail
             reason = EndReason.OUT_OF_MEMORY if memory == MemoryEnd.PROVEN else reason
-        if not known and self.watch.ladder.requested is not None:
+        if self.watch.misplaced and not known:
+            reason, detail = EndReason.ERROR, self.watch.misplaced
+        elif not known and self.watch.ladder.requested is not None:
             reason, detail = EndReason.STOPPED, f"did not stop on request: {detail}"
         self.record(
             AttemptEnded(

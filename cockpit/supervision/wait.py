@@ -19,6 +19,7 @@ from engines.events import ControlApplied
 from engines.run_dir import RunDir
 from engines.words import Verb
 from recipes import quantities
+from recipes.stages.launch.fields import Launch
 
 TICK_S = 0.25
 SETTLED_NS = 2_000_000_000
@@ -36,17 +37,25 @@ class Watch:
         self._seen = control.numbers_taken(run.control)
         self._listed: tuple[int, ...] | None = None
         self._said: int | None = None
+        self.misplaced = ""
 
-    def until_end(self, engine: EngineProcess) -> int | None:
-        """Wait for the engine; returns its exit status, or None if it is not a child of this process."""
+    def until_end(self, engine: EngineProcess, asked: Launch | None = None) -> int | None:
+        """Wait for the engine; returns its exit status, or None if it is not a child of this process.
+
+        An engine whose processes do not share the training as `asked` is killed; `misplaced` says how.
+        """
+        self.misplaced = ""
         self.sampler.watch(engine.identity.pid, engine.stage)
-        progress = EngineWatch(self.run, engine, self.writer)
+        progress = EngineWatch(self.run, engine, self.writer, asked)
         while not self._ended(engine):
             readable, _, _ = select.select([engine.pidfd, *self.relay.readable], [], [], TICK_S)
             progress.hear(self.relay.pump())
             self._escalate(engine, progress.longest_step_s)
             self.sampler.check()
             progress.look(time.monotonic())
+            if progress.misplaced and not self.misplaced:
+                self.misplaced = progress.misplaced
+                kill_tree(self.run.root, [engine.identity], term_grace_s=0.0, keep=frozenset({engine.identity.pid}))
             if engine.pidfd in readable:
                 break
             if readable:

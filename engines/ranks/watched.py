@@ -17,6 +17,7 @@ from pathlib import Path
 
 from engines.files import write_durably
 from engines.json_text import read_json
+from engines.ranks.children import children_of, rank_of
 
 PEERS_S = 5.0
 """How long the others have to end after one has failed."""
@@ -108,8 +109,8 @@ class WatchedRanks:
         """Take new children as soon as their environment says their rank."""
         if len(self._pids) == self._number:
             return
-        for pid in _children():
-            rank = _rank_of(pid)
+        for pid in children_of(os.getpid()):
+            rank = rank_of(pid)
             if pid in self._pids.values() or rank is None:
                 continue
             with suppress(OSError):
@@ -146,24 +147,6 @@ class WatchedRanks:
     def _write(self) -> None:
         with suppress(OSError):  # a full disk: the supervisor has torchrun's exit status
             write_durably(self._path, json.dumps({"ends": [asdict(end) for end in self._ended]}).encode())
-
-
-def _children() -> list[int]:
-    found: list[int] = []
-    for task in Path("/proc/self/task").iterdir():
-        with suppress(OSError, ValueError):
-            found += [int(word) for word in (task / "children").read_text().split()]
-    return found
-
-
-def _rank_of(pid: int) -> int | None:
-    """The rank in a process's environment; None before it has its own, and for another child."""
-    try:
-        pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return None
-    found = next((pair[5:] for pair in pairs if pair.startswith(b"RANK=")), b"")
-    return int(found) if found.isdigit() else None
 
 
 def _status_of(fd: int) -> int | None:

@@ -17,11 +17,12 @@ from cockpit.supervision.engine_process import EngineProcess
 from cockpit.supervision.engine_watch import STACKS_SIGNAL, EngineWatch, catches, cpu_s
 from cockpit.supervision.newest import MOST_BYTES, NewestRecords
 from engines.emitter import EventWriter
-from engines.events import EngineRecovered, EngineStalled, Phase, Step, Warned, encode_record
+from engines.events import EngineRecovered, EngineStalled, Phase, RanksPlaced, Step, Warned, encode_record
 from engines.identity import Identity
 from engines.journal import read_journal
 from engines.run_dir import RunDir, create_run_dir
 from engines.words import WriterRole
+from recipes.stages.launch.fields import Launch
 from tests.runs.harness import wait_for
 
 HUNG = """
@@ -235,3 +236,14 @@ def test_the_newest_records_are_read_without_the_ones_before_them(run: RunDir) -
     assert 0 < len(found) < 1000, "bounded, however fast the journal grows"
     assert len(NewestRecords(run.journal, MOST_BYTES).read()) == len(found)
     writer.close()
+
+
+def test_another_strategy_than_the_recipe_asks_for_is_seen_in_the_engines_own_words(watched: Watched) -> None:
+    asked = Launch(processes=2, strategy="fsdp2")
+    watch = EngineWatch(watched.run, watched.engine, watched.supervisor, asked)
+    watched.records.emit(RanksPlaced(stage="base", attempt=1, world_size=2, strategy="fsdp2"))
+    watch.look(time.monotonic())
+    assert watch.misplaced == ""
+    watched.records.emit(RanksPlaced(stage="base", attempt=1, world_size=2, strategy="ddp"))
+    watch.look(time.monotonic() + 2)
+    assert watch.misplaced == "the recipe asks for 2 processes, fsdp2, and the engine computes with ddp in 2 processes"
