@@ -18,6 +18,7 @@ import pytest
 
 from cockpit.runs.ending import console_tail
 from cockpit.runs.reader import RunReader, read_now
+from cockpit.runs.stage_view import AttemptView
 from cockpit.supervision.engine_process import find_engine
 from cockpit.supervision.process_tree import run_processes
 from cockpit.supervision.rank_processes import rank_processes
@@ -71,9 +72,23 @@ def ranks_of(run: RunDir, attempt: int) -> dict[int, Identity]:
     return found
 
 
+def attempt_of(run: RunDir, number: int) -> AttemptView:
+    """An attempt as screens see it."""
+    stage = read_now(run).state.stage("part-1")
+    assert stage is not None
+    return stage.by_attempt[number]
+
+
 def supervisors_ends(run: RunDir) -> dict[int, AttemptEnded]:
     """The supervisor's records of ends, by attempt."""
     return {e.attempt: e for e in events(run) if isinstance(e, AttemptEnded) and e.w.startswith("s")}
+
+
+def wait_for_checkpoint(run: RunDir, attempt: int) -> None:
+    def saved() -> bool:
+        return any(isinstance(e, CheckpointCommitted) and e.attempt == attempt for e in events(run))
+
+    wait_for(saved, f"a checkpoint of attempt {attempt}")
 
 
 def wait_for_record_of_end(run: RunDir, attempt: int) -> AttemptEnded:
@@ -104,7 +119,7 @@ def _killed(folder: Path) -> Killed:
     seen: list[Identity] = []
     for attempt, target in ((1, 1), (2, None)):
         ranks = ranks_of(run, attempt)
-        wait_for(lambda n=attempt: any(isinstance(e, CheckpointCommitted) and e.attempt == n for e in events(run)), "")
+        wait_for_checkpoint(run, attempt)
         seen += ranks.values()
         pid = engine_pid(run, "part-1", attempt) if target is None else ranks[target].pid
         assert pid is not None
@@ -155,7 +170,7 @@ def test_a_killed_rank_is_the_cause_by_its_name(killed: Killed) -> None:
     assert end.detail.startswith("rank 1 of 2: killed by SIGKILL")
     first, *_ = read_ends(killed.run.ranks_json("part-1", 1))
     assert (first.rank, first.status, first.ended_by_us) == (1, -signal.SIGKILL, False)
-    attempt = read_now(killed.run).state.stage("part-1").by_attempt[1]  # type: ignore[union-attr]
+    attempt = attempt_of(killed.run, 1)
     assert (attempt.reason, attempt.detail) == ("killed", end.detail), "not what rank 0 saw of it"
 
 
@@ -225,7 +240,7 @@ def test_what_happens_in_one_process_alone_is_named_by_its_rank(
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe({**LONG, **fault}), tmp_path)
         assert wait_for_end(run) == "failed"
-    attempt = read_now(run).state.stage("part-1").by_attempt[1]  # type: ignore[union-attr]
+    attempt = attempt_of(run, 1)
     assert attempt.reason == reason
     assert words in attempt.detail
     assert not run_processes(run.root, [])
