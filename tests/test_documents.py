@@ -276,7 +276,8 @@ def test_every_family_that_is_written_is_named() -> None:
 
 
 def test_every_environment_variable_is_documented() -> None:
-    own = {"COCKPIT_RUN_ROOT", "COCKPIT_RUN_MARK", "COCKPIT_CARD"}  # set by Cockpit for the processes that it starts
+    own = {"COCKPIT_RUN_ROOT", "COCKPIT_RUN_MARK", "COCKPIT_CARD", "COCKPIT_TORCHRUN_PID"}
+    """set by Cockpit for the processes that it starts"""
     sources = [path for top in PACKAGES for path in (ROOT / top).rglob("*.py")]
     read = {name for path in sources for name in re.findall(r'"(COCKPIT_[A-Z_]+)"', path.read_text())} - own
     listed = set(first_column("docs/machines.md", "## Environment variables"))
