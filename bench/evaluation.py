@@ -236,7 +236,7 @@ def tables(found: dict[str, dict[str, Any]], by_hand: dict[str, bool]) -> str:
         shares = [_share(results, task) for task in (MATH, OBJECTS)]
         interval = f"{100 * metrics['success_low']:.0f} to {100 * metrics['success_high']:.0f} %"
         equal = f"{100 * metrics['same_answers']:.1f} %" if comparison else ""
-        gaps = [one["gap"] for one in results.get("differences") or [] if one["gap"] is not None]
+        gaps = [abs(one["gap"]) for one in results.get("differences") or [] if one["gap"] is not None]
         largest = f"{max(gaps):.3f}" if gaps else ""
         times = [f"{metrics['latency_p50_s']:.1f} s", f"{metrics['answer_tokens_per_second']:.0f}"]
         row = [name, *shares, interval, f"{100 * metrics['ended']:.0f} %", *times, _size(metrics), equal, largest]

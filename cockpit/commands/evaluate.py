@@ -393,12 +393,12 @@ def _compared(found: dict[str, Any]) -> list[str]:
 
 def _explained(differences: list[dict[str, Any]]) -> list[str]:
     """Where answers first differ from the baseline's."""
-    gaps = sorted(one["gap"] for one in differences if one["gap"] is not None)
+    gaps = sorted(abs(one["gap"]) for one in differences if one["gap"] is not None)
     lines = [f"other tokens than the baseline's: {fmt.counted(len(differences), 'answer')}"]
     if gaps:
         middle, largest = fmt.number(gaps[len(gaps) // 2], 2), fmt.number(gaps[-1], 2)
         lines[0] += f"; the two logits at the first difference are {middle} apart in the median, at most {largest}"
-    shown = sorted(differences, key=lambda one: -(one["gap"] or 0))[:_SHOWN_DIFFERENCES]
+    shown = sorted(differences, key=lambda one: -abs(one["gap"] or 0))[:_SHOWN_DIFFERENCES]
     for one in shown:
         gap = _UNKNOWN_GAP if one["gap"] is None else f"gap {fmt.number(one['gap'], 3)}"
         if not (one["model"] and one["baseline"]):

@@ -23,7 +23,9 @@ def explained(
 
     A record has the row's `key` and `name`, the number `at` of the first token that differs, the texts of the two
     tokens (`model`, `baseline`), and `gap`: this model's logit of its own token above that of the baseline's, in nats.
-    It is None where one answer only ends earlier, at a limit of tokens, or where the other vocabulary is larger.
+    It is None where one answer only ends earlier, at a limit of tokens, or where the other vocabulary is larger. It is
+    negative where the model, which now reads the whole beginning of the answer at once, finds the other token likelier:
+    such a tie is within the rounding of one model.
 
     Args:
         answerer: the model.

@@ -67,12 +67,13 @@ def test_a_loss_is_shown_with_its_protocol_and_needs_no_test_rows() -> None:
 
 
 def test_differing_answers_are_explained_by_the_gap_of_their_first_tokens() -> None:
-    gaps = [("a", 0.001), ("b", 0.5), ("c", None)]
+    gaps = [("a", 0.001), ("b", -0.5), ("c", None), ("e", 0.02)]
     given = [{"name": name, "at": 3, "model": " x", "baseline": "\x1b", "gap": gap} for name, gap in gaps]
     given.append({"name": "d", "at": 3, "model": "", "baseline": "y", "gap": None})
     shown = lines(differences=given)
-    assert "baseline's: 4 answers; " in shown
-    assert "at most 0.50" in shown
+    assert "baseline's: 5 answers; " in shown
+    assert "0.020 apart in the median, at most 0.50" in shown
+    assert shown.index("gap -0.5") < shown.index("gap 0.02"), "the largest first, whichever token is likelier"
     assert "the model does not have this token" in shown
     assert "the shorter one reached its end" in shown
     assert "\x1b" not in shown
