@@ -241,6 +241,22 @@ class DevicesUsed(Event, frozen=True, kw_only=True, tag="devices_used"):
     visible: str | None = None
 
 
+class ProgramUsed(Event, frozen=True, kw_only=True, tag="program_used"):
+    """A program besides the engine that measures for the attempt; written before it is started.
+
+    Attributes:
+        program: its name.
+        version: its own statement.
+        argv: its command.
+    """
+
+    stage: str
+    attempt: int
+    program: str
+    version: str
+    argv: list[str]
+
+
 class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
     """The engine writes it with its own reason, the supervisor with the exit status; the reader combines both.
 
@@ -585,6 +601,7 @@ AnyEvent: TypeAlias = (
     | RanksPlaced
     | RankReport
     | RankEnded
+    | ProgramUsed
     | AttemptEnded
     | Phase
     | Progress

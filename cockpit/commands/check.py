@@ -14,6 +14,7 @@ from cockpit.command_line.arguments import add_json, add_recipe
 from cockpit.command_line.parser import CommandParser
 from cockpit.forms.find import load_wanted
 from cockpit.headless.look_lines import look_lines
+from cockpit.launching.lm_eval_check import lm_eval_problems, python_of, stages_with_lm_eval
 from cockpit.launching.unsloth_check import stages_with_unsloth, unsloth_problems
 from cockpit.planning.data_look import data_problems, look_at_data
 from cockpit.planning.files import PlannedFile
@@ -118,7 +119,9 @@ def _look(loaded: LoadedRecipe, *, with_data: bool) -> dict[str, StageLook]:
     refuse(loaded, [*data_problems(loaded, looks), *memory_problems(recipe_memory(loaded, looks), loaded)])
     for stage in stages_with_unsloth(loaded)[:1]:
         say(f"asking {stage.python or sys.executable} whether Unsloth starts there; its import takes a while")
-    refuse(loaded, unsloth_problems(loaded))
+    for one in stages_with_lm_eval(loaded)[:1]:
+        say(f"asking {python_of(one)} which tasks lm_eval has there; that takes it a while")
+    refuse(loaded, [*unsloth_problems(loaded), *lm_eval_problems(loaded)])
     return looks
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import cockpit
 from cockpit.launching.changes import resume_changes
 from cockpit.launching.interpreters import check_interpreters
+from cockpit.launching.lm_eval_check import require_lm_eval
 from cockpit.launching.run_outputs import outputs_in
 from cockpit.launching.start import remove_unstarted, require_free, start_supervisor
 from cockpit.launching.trusting import require_trusted_to_start
@@ -86,6 +87,7 @@ def launch(
     check_models(loaded)
     check_folders(loaded)
     check_interpreters(loaded.recipe, run_recipe.wanted())
+    require_lm_eval(loaded, run_recipe.wanted())
     looks = look_at_data(loaded)
     refuse(loaded, [*data_problems(loaded, looks), *memory_problems(recipe_memory(loaded, looks), loaded)])
     if name is not None and not _is_name(name):

@@ -82,6 +82,8 @@ def _programs(stage: StageFields) -> Iterator[str]:
     for field in ("command", "judge_command"):
         if argv := getattr(stage, field, None):
             yield f"{field}: {shlex.join(argv)}"
+    if tasks := getattr(stage, "lm_eval_tasks", None):
+        yield f"lm_eval_tasks: {', '.join(tasks)}, by {getattr(stage, 'lm_eval_python', None) or 'the interpreter'}"
     if url := getattr(stage, "judge_url", None):
         yield f"judge_url: {url} gets every prompt and answer"
     if getattr(stage, "allow_code_execution", False):

@@ -5,6 +5,7 @@ The text quotes data; it is not safe to print before `safe_text`.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -31,6 +32,7 @@ from engines.events import (
     InputsRecorded,
     MachineSampled,
     Phase,
+    ProgramUsed,
     Progress,
     RankEnded,
     RankReport,
@@ -78,7 +80,14 @@ def _words(event: AnyEvent) -> tuple[Level, str]:
         case StageStarted() | StageSucceeded() | StageFailed() | StageSkipped():
             return _of_stage(event)
         case (
-            AttemptStarted() | AttemptEnded() | InputsRecorded() | DevicesUsed() | Phase() | StepsPlanned() | Progress()
+            AttemptStarted()
+            | AttemptEnded()
+            | InputsRecorded()
+            | DevicesUsed()
+            | ProgramUsed()
+            | Phase()
+            | StepsPlanned()
+            | Progress()
         ):
             return _of_attempt(event)
         case CheckpointCommitted() | CheckpointStaged() | CheckpointRemoved() | ArtifactCommitted():
@@ -220,7 +229,7 @@ def _of_stage(event: StageStarted | StageSucceeded | StageFailed | StageSkipped)
 
 
 def _of_attempt(
-    event: AttemptStarted | AttemptEnded | InputsRecorded | DevicesUsed | Phase | StepsPlanned | Progress,
+    event: AttemptStarted | AttemptEnded | InputsRecorded | DevicesUsed | ProgramUsed | Phase | StepsPlanned | Progress,
 ) -> tuple[Level, str]:
     name = f"{event.stage} attempt {event.attempt}"
     match event:
@@ -240,7 +249,7 @@ def _of_attempt(
                 level,
                 f"{name} ended: {event.reason}{status}{_at(event.step)}{': ' + event.detail if event.detail else ''}",
             )
-        case InputsRecorded() | DevicesUsed():
+        case InputsRecorded() | DevicesUsed() | ProgramUsed():
             return _of_surroundings(event)
         case Phase():
             return "quiet", f"{event.stage}: {event.name}"
@@ -250,9 +259,11 @@ def _of_attempt(
             return "quiet", f"{event.stage}: {fmt.count(event.done)} of {fmt.count(event.total)} {event.unit}"
 
 
-def _of_surroundings(event: InputsRecorded | DevicesUsed) -> tuple[Level, str]:
-    """What an attempt reads, and where it computes."""
+def _of_surroundings(event: InputsRecorded | DevicesUsed | ProgramUsed) -> tuple[Level, str]:
+    """What an attempt reads, where it computes, and what it starts."""
     name = f"{event.stage} attempt {event.attempt}"
+    if isinstance(event, ProgramUsed):
+        return "info", f"{name} starts {event.program} {event.version}: {shlex.join(event.argv)}"
     if isinstance(event, InputsRecorded):
         return "quiet", f"{name} reads {_inputs(event)}"
     return "info", f"{name} computes on {devices_words(event)}"

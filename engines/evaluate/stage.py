@@ -17,6 +17,7 @@ from engines.evaluate.answers import Answer, answer, choose_questions
 from engines.evaluate.evaluate import Score, check_tokenizer, make_batches, score
 from engines.evaluate.gguf_files import gguf_files
 from engines.evaluate.gguf_loss import score_gguf
+from engines.evaluate.lm_eval import run_lm_eval
 from engines.evaluate.model import LoadedModel, load_model
 from engines.evaluate.results import named
 from engines.evaluate.stage_tests import run_tests
@@ -43,6 +44,7 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
             f"answers — got {stage.answers}; allowed 0 with token shards, which contain no questions",
             "set answers = 0, or give a messages stage",
         )
+    of_lm_eval = run_lm_eval(ctx)  # before this process has the model in memory
     ctx.phase("loading")
     given = ctx.inputs["model"]
     loaded = load_model(
@@ -87,7 +89,8 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
         metrics = {**labelled, **read, **metrics}
     for kind, found in of_files.items():
         metrics |= {f"loss.{kind}": found.loss, f"perplexity.{kind}": found.perplexity}
-    artifacts = [Artifact(ctx.stage_name, "report", "report.json")]
+    metrics |= of_lm_eval.metrics
+    artifacts = [Artifact(ctx.stage_name, "report", "report.json"), *of_lm_eval.artifacts]
     if not stage.has_tests:
         return StageResult(metrics, artifacts)
     of_tests, results = run_tests(ctx, loaded)

@@ -17,6 +17,11 @@ from recipes.stages.label_fields import LABEL_METRICS, LabelFields
 
 TRIES = (1, 5, 10, 100)
 """Numbers of tries whose pass@k is measured, besides the number of answers."""
+HOW_TO_HAVE_LM_EVAL = (
+    "make an environment for it (python3 -m venv ENVIRONMENT), install it there (ENVIRONMENT/bin/python -m pip install"
+    " 'lm_eval[hf]'), and set lm_eval_python to ENVIRONMENT/bin/python; or remove lm_eval_tasks"
+)
+"""What an operator does where lm_eval is missing."""
 RESULTS_JSON = "results.json"
 """The results of a stage's tests, in its output; those of a GGUF file have its file type in their name."""
 STAGE_CHECKS = (
@@ -155,6 +160,28 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         help="Processor time of each program that unit tests run; it may take three times as long by the clock.",
     )
 
+    lm_eval_tasks: list[str] = setting(
+        default_factory=list,
+        section="lm_eval",
+        help="Tasks of the program lm_eval, by its own names, such as hellaswag; each metric is lm_eval.TASK.METRIC.",
+    )
+    lm_eval_python: str | None = setting(
+        None,
+        section="lm_eval",
+        help="Python interpreter that has lm_eval with torch and transformers; by default, the stage's own.",
+    )
+    lm_eval_include_path: str | None = setting(
+        None, section="lm_eval", folder=True, help="Folder with more tasks, as YAML files of lm_eval."
+    )
+    lm_eval_num_fewshot: int | None = setting(
+        None, section="lm_eval", ge=0, help="Examples in each prompt; by default, as each task says."
+    )
+    lm_eval_limit: int | None = setting(
+        None, section="lm_eval", ge=1, unit="rows", help="At most this many rows of each task; by default, all."
+    )
+    lm_eval_chat_template: bool = setting(
+        False, section="lm_eval", help="Write each prompt with the model's chat template."
+    )
     judge_command: list[str] = setting(
         default_factory=list,
         section="Judges",
@@ -196,6 +223,21 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         return self
 
     @model_validator(mode="after")
+    def _lm_eval_is_whole(self) -> Self:
+        names = ("python", "include_path", "num_fewshot", "limit", "chat_template")
+        given = next((name for name in names if getattr(self, f"lm_eval_{name}") not in (None, False)), None)
+        if given and not self.lm_eval_tasks:
+            raise ValueError(
+                f"lm_eval_{given} — applies to lm_eval_tasks; got no task; set lm_eval_tasks, or remove it"
+            )
+        for one in self.lm_eval_tasks:
+            if not _LM_EVAL_TASK.fullmatch(one):
+                raise ValueError(
+                    f"lm_eval_tasks — not the name of a task; got {one!r:.60}; allowed: letters, digits and _-./+"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _sampling_is_whole(self) -> Self:
         usual = {"top_p": 1.0, "top_k": 0, "num_return_sequences": 1}
         given = next((name for name, value in usual.items() if getattr(self, name) != value), None)
@@ -233,6 +275,7 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         return self.test_data is not None or self.tests == "general"
 
 
+_LM_EVAL_TASK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]{0,199}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
@@ -267,8 +310,9 @@ def _metrics(stage: EvaluateStage) -> tuple[str, ...]:
         of_tests = (*of_tests, *(f"pass_at_{count}" for count in sorted(tries)))
     if stage.has_tests and stage.baseline is not None:
         of_tests = (*of_tests, *PAIR_METRICS)
+    of_lm_eval = ("lm_eval.*",) if stage.lm_eval_tasks else ()
     of_files = tuple(f"{name}.*" for name in (*LOSS_METRICS, *of_tests)) if stage.files is not None else ()
-    return (*found, *of_tests, *of_files)
+    return (*found, *of_tests, *of_lm_eval, *of_files)
 
 
 EVALUATE = StageKind(

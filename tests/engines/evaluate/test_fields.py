@@ -90,6 +90,11 @@ ELSEWHERE |= {
         "engines/evaluate/test_fields.py::test_each_field_of_a_judge_reaches_it",
     ),
 }
+LM_EVAL = "engines/evaluate/test_lm_eval.py::test_the_program_gets_model_and_fields"
+ELSEWHERE |= dict.fromkeys(
+    [f"lm_eval_{name}" for name in ("tasks", "python", "include_path", "num_fewshot", "limit", "chat_template")],
+    LM_EVAL,
+)
 DRAWN = "engines/evaluate/test_stage_tests.py::test_several_answers_to_a_row_are_drawn"
 ELSEWHERE |= dict.fromkeys(("temperature", "top_k", "top_p", "sampling_seed", "num_return_sequences"), DRAWN)
 INPUTS = ("model", "data")
