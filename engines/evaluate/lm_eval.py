@@ -109,7 +109,7 @@ def metrics_of(results: Any) -> dict[str, float]:
     """The numbers of each task: `lm_eval.TASK.METRIC`, with `.FILTER` behind it where the program has several.
 
     Raises:
-        ValueError: there is no number.
+        ValueError: no task has one.
     """
     tasks = results.get("results") if isinstance(results, dict) else None
     found = {}
