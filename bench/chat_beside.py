@@ -172,7 +172,7 @@ def _beside(options: argparse.Namespace, run: RunDir, chat: Chat) -> list[tuple[
     quiet, beside = ([each for turn in turns for each in turn] for turns in (silent, answering))
     spread = f"{min(pairs):.3f} to {max(pairs):.3f} in {len(pairs)} pairs of turns, in their median"
     return [
-        ("chat", f"{ready.runtime}, {ready.dtype}, {ready.threads} threads, loaded in {ready.load_s:.0f} s"),
+        ("chat", f"{ready.runtime}, {ready.dtype}, threads: {ready.threads}, loaded in {ready.load_s:.0f} s"),
         ("step beside a silent chat", f"{statistics.median(quiet):.3f} ms a token, {len(quiet)} steps"),
         ("step beside an answering chat", f"{statistics.median(beside):.3f} ms a token, {len(beside)} steps"),
         ("ratio", f"{_ratio(beside, quiet):.3f} ({spread} {statistics.median(pairs):.3f})"),

@@ -204,7 +204,13 @@ SCOPES: dict[str, tuple[Key, ...]] = {
         Key("checkpoints.resume", "r,1", "resume", "Resume", "Resume from the selected checkpoint; asks first."),
         Key("checkpoints.merge", "m,2", "merge", "Merge", "Merge an adapter into its base model, in a new run."),
         Key("checkpoints.quantize", "g,3", "quantize", "Quantize", "Write GGUF files of a model, in a new run."),
-        Key("checkpoints.chat", "c", "chat", "Chat", "Talk with the selected model or adapter, or with the newest."),
+        Key(
+            "checkpoints.chat",
+            "c",
+            "chat",
+            "Chat",
+            "Talk with the selected model or adapter, the newest, or a GGUF file.",
+        ),
         Key("checkpoints.copy", "Y", "copy_path", "Copy path", "Copy the path of the selected checkpoint or result."),
     ),
     "rows": (

@@ -335,7 +335,10 @@ class ChatScreen(Screen[None]):
         now = time.monotonic() - self._opened_s
         for pane, speaker in zip(self.query(TalkPane), self.dialogue.speakers, strict=True):
             pane.show(self._title(speaker), passages_of(speaker, now))
-        self.query_one("#state", Static).update(Text(self._state(), no_wrap=True, overflow="ellipsis"))
+        state = Text(no_wrap=True, overflow="ellipsis")
+        if self.dialogue.slow:
+            state.append(f"{SLOWER}  ", palette(self.app.theme_variables)["warning"])
+        self.query_one("#state", Static).update(state.append(self._state()))
 
     def _title(self, speaker: Speaker) -> Text:
         colours = palette(self.app.theme_variables)
@@ -357,9 +360,7 @@ class ChatScreen(Screen[None]):
     def _state(self) -> str:
         """The settings of the next answer."""
         sampling = self.dialogue.sampling
-        shown = [SLOWER] if self.dialogue.slow else []
-        if not sampling.temperature:
-            shown.append("greedy")
+        shown = ["greedy"] if not sampling.temperature else []
         if sampling.temperature:
             names = ("temperature", "top_p", "top_k", "seed")
             shown += [f"{name} {setting_text(sampling, name)}" for name in names]

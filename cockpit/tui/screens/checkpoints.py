@@ -25,12 +25,14 @@ from cockpit.planning.models import Need, export_need, file_plans, merge_need
 from cockpit.runs.reader import RunReader
 from cockpit.runs.state import StageView
 from cockpit.schedule.resolved_recipe import RunRecipe
+from cockpit.talking.run_models import run_models
 from cockpit.talking.target import ChatTarget
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.app_protocol import app_of
 from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
 from cockpit.tui.dialogs.make import MEANINGS, MakeScreen, export_facts, merge_facts, plan_words
+from cockpit.tui.dialogs.pick import PickScreen
 from cockpit.tui.look.clipboard import copy
 from cockpit.tui.look.covered import is_covered
 from cockpit.tui.look.keys import bindings
@@ -352,15 +354,23 @@ class CheckpointsScreen(Screen[None]):
         self.app.push_screen(screen, answered)
 
     def action_chat(self) -> None:
-        """Talk with the selected result or checkpoint, or with the newest result."""
+        """Talk with the selected result or checkpoint, or the newest; asks which where the run has GGUF files."""
         item = self.item
         chosen = item.source if item is not None else None
         found = [other.source for other in self._items if other.row is None and other.source is not None]
-        source = chosen or next(iter(found), None)
-        if source is None:
+        models = dict(run_models(self._run, self._stages, chosen or next(iter(found), None)))
+
+        def take(titles: list[str] | None) -> None:
+            for title in (titles or [])[:1]:
+                job = Job(model=str(models[title]))
+                app_of(self).open_chat(ChatTarget(((f"{self._run.id}: {title}", job),)))
+
+        if not models:
             say(self, "this run has no model or adapter yet", "warning")
-            return
-        app_of(self).open_chat(ChatTarget(((f"{self._run.id}: {source.title}", Job(model=str(source.path))),)))
+        elif len(models) == 1:
+            take(list(models))
+        else:
+            self.app.push_screen(PickScreen("Chat with", list(models)), take)
 
     def action_copy_path(self) -> None:
         item = self.item

@@ -11,6 +11,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button
 
+from cockpit.talking.target import ChatTarget
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.dialogs.confirm import ConfirmScreen
 from cockpit.tui.dialogs.make import MakeScreen
@@ -261,3 +262,22 @@ async def test_a_read_that_fails_says_so_and_calls_no_run_lost(tmp_path: Path, m
         monkeypatch.undo()
         screen._read()
         await until(pilot, lambda: "succeeded" in picture(pilot.app), "the state again")
+
+
+async def test_a_chat_asks_for_the_model_where_the_run_has_gguf_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened_with: list[ChatTarget] = []
+    monkeypatch.setattr(CheckpointsApp, "open_chat", lambda _app, target: opened_with.append(target))
+    async with opened(adapter_run(tmp_path)) as (screen, pilot):
+        await pilot.press("c")
+        assert [target.models[0][1].model for target in opened_with] == [str(screen.item.source.path)]  # type: ignore[union-attr]
+        file = tmp_path / "m-Q4_K_M.gguf"
+        monkeypatch.setattr(
+            "cockpit.tui.screens.checkpoints.run_models", lambda *_given: [("train (result)", tmp_path), ("m", file)]
+        )
+        await pilot.press("c")
+        await until_seen(pilot, "Chat with")
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: len(opened_with) == 2, "the second chat")
+        assert opened_with[1].models[0][1].model == str(file)
