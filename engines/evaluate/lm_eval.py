@@ -21,7 +21,7 @@ from engines.artifacts.adapter_folder import is_adapter
 from engines.context import Artifact, StageContext, StageFailedError, StageResult
 from engines.evaluate.model import base_of
 from engines.events import ProgramUsed
-from engines.files import fsync_file
+from engines.files import fsync_file, open_regular
 from engines.json_text import read_json
 from engines.training.inputs import cached_folder
 from recipes.problems import OperatorError, printable
@@ -56,7 +56,7 @@ def run_lm_eval(ctx: StageContext[EvaluateStage]) -> StageResult:
         ProgramUsed(stage=ctx.stage_name, attempt=ctx.attempt, program="lm_eval", version=version_in(python), argv=argv)
     )
     _run(ctx, argv, work)
-    found = next(iter(sorted((work / "out").rglob("results*.json"))), None)
+    found = next(iter(sorted((work / "results").rglob("results*.json"))), None)
     if found is None:
         raise StageFailedError("lm_eval wrote no results")
     try:
@@ -73,7 +73,7 @@ def command(stage: EvaluateStage, python: str, model_args: Mapping[str, str]) ->
     argv = [python, "-m", "lm_eval", "--model", "hf"]
     argv += ["--model_args", ",".join(f"{name}={value}" for name, value in model_args.items())]
     argv += ["--tasks", ",".join(stage.lm_eval_tasks), "--batch_size", str(stage.per_device_eval_batch_size)]
-    argv += ["--output_path", "out"]
+    argv += ["--output_path", "results"]
     if stage.lm_eval_include_path is not None:
         argv += ["--include_path", str(Path(stage.lm_eval_include_path).absolute())]
     if stage.lm_eval_num_fewshot is not None:
@@ -164,5 +164,7 @@ def _run(ctx: StageContext[EvaluateStage], argv: list[str], work: Path) -> None:
 
 def _end_of(log: Path) -> str:
     """The last lines of a log, each as it was drawn last."""
-    data = log.read_bytes()[-_LOG_BYTES:].decode(errors="replace")
+    with open_regular(log) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
+        data = file.read().decode(errors="replace")
     return "\n".join(_COLOURS.sub("", line.rpartition("\r")[2]) for line in data.splitlines()) + "\n"

@@ -42,11 +42,11 @@ if sys.argv[1] == "-c":
 sys.stderr.write("\\rRunning: 0%\\rRunning: 100%\\n")
 {before}
 links = {{name: os.path.realpath(name) for name in os.listdir() if os.path.islink(name)}}
-pathlib.Path("out/m").mkdir(parents=True)
+pathlib.Path("results/m").mkdir(parents=True)
 path, hub = os.environ.get("PYTHONPATH"), os.environ["HF_HUB_OFFLINE"]
 given = {{"argv": sys.argv[1:], "links": links, "path": path, "hub": hub}}
 pathlib.Path({seen!r}).write_text(json.dumps(given))
-pathlib.Path("out/m/results_2026.json").write_text({results!r})
+pathlib.Path("results/m/results_2026.json").write_text({results!r})
 """
 
 
@@ -82,7 +82,7 @@ def test_the_program_gets_model_and_fields_and_its_numbers_are_metrics(
     assert (seen["path"], seen["hub"]) == (None, "1"), "not with Cockpit's modules, and without a hub"
     assert seen["argv"] == [
         "-m", "lm_eval", "--model", "hf", "--model_args", "pretrained=./model,dtype=float32", "--tasks", "city,mmlu_x",
-        "--batch_size", "2", "--output_path", "out", "--include_path", str(tmp_path), "--num_fewshot", "3",
+        "--batch_size", "2", "--output_path", "results", "--include_path", str(tmp_path), "--num_fewshot", "3",
         "--limit", "7", "--apply_chat_template",
     ]  # fmt: skip
     (used,) = [event for event in ctx.events() if isinstance(event, ProgramUsed)]
