@@ -271,7 +271,7 @@ async def test_a_chat_asks_for_the_model_where_the_run_has_gguf_files(
     monkeypatch.setattr(CheckpointsApp, "open_chat", lambda _app, target: opened_with.append(target))
     async with opened(adapter_run(tmp_path)) as (screen, pilot):
         await pilot.press("c")
-        assert [target.models[0][1].model for target in opened_with] == [str(screen.item.source.path)]  # type: ignore[union-attr]
+        assert [target.models[0][1].model for target in opened_with] == [str(screen.item.source.path)]
         file = tmp_path / "m-Q4_K_M.gguf"
         monkeypatch.setattr(
             "cockpit.tui.screens.checkpoints.run_models", lambda *_given: [("train (result)", tmp_path), ("m", file)]
