@@ -205,6 +205,7 @@ WHOLE: dict[str, Change] = {
 }
 """Fields that take effect in the course of a training."""
 ELSEWHERE = {
+    "async_save": "engines/training/test_async_saves.py::test_files_and_steps_are_those_of_saves",
     "backend": "engines/training/test_unsloth.py::test_what_a_stage_says_reaches_unsloth",
     "name": "engines/test_host.py::test_",
     "peak_tflops": "engines/training/test_documents_apart.py::test_the_utilization_of_the_device_is_counted",
