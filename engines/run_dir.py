@@ -152,6 +152,10 @@ class RunDir:
         text = json.dumps(identity, sort_keys=True)
         return self.stage_dir(stage) / f"answers-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
 
+    def kept_verdicts(self, stage: str) -> Path:
+        """The verdicts of a judge on the answers to a stage's test rows, which every attempt continues."""
+        return self.stage_dir(stage) / "verdicts.jsonl"
+
     def replaced_outs(self, stage: str) -> list[Path]:
         """Outputs that a rerun of the stage replaced, by name."""
         return sorted(self.stage_dir(stage).glob("out.*"))

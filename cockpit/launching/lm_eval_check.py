@@ -123,10 +123,10 @@ def _findings(stage: EvaluateStage, answer: Answer) -> Iterator[tuple[str, str, 
         yield "lm_eval_tasks", f"lm_eval does not start in {python}: {answer.error}", HOW_TO_HAVE_LM_EVAL
     for one in answer.unknown:
         near = closest(one, answer.known)
-        where = "" if stage.lm_eval_include_path is None else " and the folder lm_eval_include_path"
+        also = "" if stage.lm_eval_include_path is None else ", and lm_eval_include_path neither"
         ls = f"{python} -m lm_eval ls tasks"
         yield (
             "lm_eval_tasks",
-            f"lm_eval {answer.version}{where} has no such task; got {one!r}",
+            f"lm_eval {answer.version} has no such task{also}; got {one!r}",
             f"{near}; {ls} lists them" if near else f"{ls} lists them",
         )

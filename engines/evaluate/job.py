@@ -97,6 +97,11 @@ def answers_beside(output: Path) -> Path:
     return output.with_name(f"{output.name}.answers.jsonl")
 
 
+def verdicts_beside(output: Path) -> Path:
+    """The file of a judge's kept verdicts of a results file."""
+    return output.with_name(f"{output.name}.verdicts.jsonl")
+
+
 def evaluate(job: Job, send: Send) -> dict[str, Any]:
     """Do the job; returns the result line.
 
@@ -108,9 +113,9 @@ def evaluate(job: Job, send: Send) -> dict[str, Any]:
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     programs = programs_of(job.code_timeout_s) if job.allow_code_execution else None
-    model = ModelJudge(JudgeModel(**job.judge)) if job.judge else None
-    judges = Judges(command=job.command, programs=programs, model=model)
     output, tests = Path(job.output), Path(job.tests) if job.tests else None
+    model = ModelJudge(JudgeModel(**job.judge), verdicts_beside(output)) if job.judge else None
+    judges = Judges(command=job.command, programs=programs, model=model)
     try:
         tasks = sampled(read_tests(tests, job.checks, judges), job.num_return_sequences) if tests else []
         baseline = read_baseline(Path(job.baseline)) if job.baseline else None

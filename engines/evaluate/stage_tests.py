@@ -44,7 +44,7 @@ def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[di
         OperatorError: the test rows, the baseline or a file cannot be used.
     """
     stage = ctx.stage
-    judges = _judges(stage)
+    judges = _judges(stage, RunDir(ctx.run_root).kept_verdicts(ctx.stage_name))
     tests = _tests(ctx)
     try:
         tasks = sampled(read_tests(tests, stage.checks, judges), stage.num_return_sequences)
@@ -71,8 +71,8 @@ def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[di
     return metrics, artifacts
 
 
-def _judges(stage: EvaluateStage) -> Judges:
-    """What judges the answers of a stage.
+def _judges(stage: EvaluateStage, kept: Path) -> Judges:
+    """What judges the answers of a stage; `kept` keeps the verdicts of a judge.
 
     Raises:
         OperatorError: the judge at a URL cannot be asked.
@@ -80,7 +80,7 @@ def _judges(stage: EvaluateStage) -> Judges:
     model = None
     if stage.judge_url is not None:
         rubric = stage.judge_rubric or RUBRIC
-        model = ModelJudge(JudgeModel(stage.judge_url, stage.judge_model, stage.judge_key_env, rubric))
+        model = ModelJudge(JudgeModel(stage.judge_url, stage.judge_model, stage.judge_key_env, rubric), kept)
     programs = programs_of(stage.code_timeout_s) if stage.allow_code_execution else None
     return Judges(command=stage.judge_command, programs=programs, model=model)
 

@@ -9,10 +9,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from engines.judging.json_checks import json_value
 from engines.judging.model_judge.endpoint import EndpointError, post, url_problem
+from engines.judging.model_judge.kept import KeptVerdicts, name_of
 from engines.judging.task import Task
 from recipes.problems import OperatorError, printable
 
@@ -82,16 +84,24 @@ class JudgeModel:
 class ModelJudge:
     """Asks a judge, several answers at once, and remembers its verdicts."""
 
-    def __init__(self, model: JudgeModel) -> None:
+    def __init__(self, model: JudgeModel, kept: Path | None = None) -> None:
         """A judge.
 
+        Args:
+            model: the model that judges.
+            kept: the file that keeps its verdicts, so that none is asked for twice; None keeps none.
+
         Raises:
-            OperatorError: it cannot be asked.
+            OperatorError: it cannot be asked, or the file cannot be read.
         """
         bad = model.problem()
         if bad:
             raise OperatorError(f"the judge cannot be asked: {bad}", "correct judge_url, judge_model or judge_key_env")
         self.model = model
+        try:
+            self._kept = None if kept is None else KeptVerdicts(kept)
+        except OSError as error:
+            raise OperatorError(f"{printable(str(kept), 400)} cannot be read: {error}") from error
         self._verdicts: dict[tuple[str, str, str], tuple[int, str] | JudgeError] = {}
         self._failures = 0
         self._lock = threading.Lock()
@@ -153,6 +163,17 @@ class ModelJudge:
 
     def _ask(self, answer: str, task: Task, settings: Mapping[str, Any]) -> tuple[int, str]:
         body = request(answer, task, self.model.model, settings.get("rubric") or self.model.rubric)
+        asked = name_of(self.model.url, body)
+        before = None if self._kept is None else self._kept.get(asked)
+        if before is not None:
+            return before
+        found = self._request(body)
+        if self._kept is not None:
+            with self._lock:
+                self._kept.add(asked, *found)
+        return found
+
+    def _request(self, body: dict[str, Any]) -> tuple[int, str]:
         key = os.environ.get(self.model.key_variable, "") if self.model.key_variable else ""
         stopped = self._stopped
         for attempt in range(1, self.model.attempts + 1):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,6 +208,30 @@ def test_a_judge_that_fails_once_is_asked_again_and_one_that_fails_on_is_not(ser
     assert {one.passed for one in verdicts} == {None}
     assert len(server.asked) - before == 5
     assert "is asked no more" in verdicts[-1].reason
+
+
+def test_kept_verdicts_are_not_asked_for_again_unless_something_that_was_sent_changed(
+    server: Server, tmp_path: Path
+) -> None:
+    kept = tmp_path / "verdicts.jsonl"
+
+    def asked(answer: str, path: str = "honest", **fields: Any) -> int:
+        """Requests that a new process sends for the verdict."""
+        before = len(server.asked)
+        url = f"http://127.0.0.1:{server.server_address[1]}/{path}"
+        judges = Judges(model=ModelJudge(JudgeModel(url, "judge-1", **fields), kept))
+        assert judge(answer, task(), judges)[0].reason == judge(answer, task(), judges)[0].reason
+        return len(server.asked) - before
+
+    assert [asked("Oslo"), asked("Paris"), asked("Oslo"), asked("Paris")] == [1, 1, 0, 0]
+    assert asked("Oslo", rubric="Be strict.") == 1, "another rubric"
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-9])  # a kill in the middle of a line
+    assert [asked("Oslo", rubric="Be strict."), asked("Oslo", rubric="Be strict."), asked("Oslo")] == [1, 0, 0]
+    assert asked("Oslo", "page", attempts=1) == 1
+    assert asked("Oslo", "page", attempts=1) == 1, "a reply without a verdict is not kept"
+    kept.write_bytes(b'{"asked": "x", "score": 99}\n\xff\n[]\n' + whole)
+    assert asked("Oslo") == 0
 
 
 def test_no_server_is_no_verdict() -> None:
