@@ -101,7 +101,10 @@ def write_tokens(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
             "index": f"{split}.idx",
             "sha256": hashlib.sha256(ids.tobytes()).hexdigest(),
         }
-    body = {"format": 1, "dtype": "uint16", "eos_id": 2, "vocab_size": 261, "tokenizer_sha256": "0", "splits": splits}
+    tokenizer = hashlib.sha256((folder / "tokenizer" / "tokenizer.model").read_bytes()).hexdigest()
+    body: dict[str, Any] = {"format": 1, "dtype": "uint16", "eos_id": 2, "vocab_size": 261}
+    body["tokenizer_sha256"] = tokenizer
+    body["splits"] = splits
     (folder / "tokens.json").write_text(json.dumps(body))
     return folder
 
