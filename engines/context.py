@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -13,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from engines import control
 from engines.emitter import EventWriter
 from engines.events import ControlApplied, Event, Phase, Progress, RanksPlaced, Warned
+from engines.ranks.agreement import Beginning, disagreement
 from engines.run_dir import RunDir
 from engines.words import IGNORED, Verb
 from engines.world import ALONE, World
@@ -227,22 +229,32 @@ class StageContext(Generic[S_co]):
             else:
                 self.applied(request, f"{IGNORED}: it was sent for {request.stage}, and {self.stage_name} is running")
 
-    def placed(self, strategy: str, devices: Sequence[str]) -> None:
-        """Report how the processes of the attempt really share the training, and what each computes on, by rank.
+    def placed(self, strategy: str, device: str) -> None:
+        """Report how the processes of the attempt really share the training, and what this one computes on.
+
+        Every process calls it, at the same place, after it has connected.
 
         Raises:
-            StageFailedError: it is not what the stage asks for.
+            StageFailedError: it is not what the stage asks for, or the processes do not begin with the same.
         """
-        asked = launch_of(self.stage)
+        asked, point = launch_of(self.stage), self.resume
+        begins = None if point is None else (point.step, point.sha256)
+        found = self.world.gather_objects(
+            Beginning(socket.gethostname(), self.run_id, device, self.fingerprint, begins)
+        )
         self.emit(
             RanksPlaced(
                 stage=self.stage_name,
                 attempt=self.attempt,
                 world_size=self.world.size,
                 strategy=strategy,
-                devices=list(devices),
+                devices=[one.device for one in found],
+                host=found[0].host,
+                run=found[0].run,
             )
         )
+        if differs := disagreement(found):
+            raise StageFailedError(differs)
         if (self.world.size, strategy) != (asked.world_size, asked.strategy):
             raise StageFailedError(
                 f"{asked.words or 'one process'} asked for, and {self.world.size} processes with {strategy} started"

@@ -289,6 +289,10 @@ class RanksPlaced(Event, frozen=True, kw_only=True, tag="ranks_placed"):
     world_size: int
     strategy: str
     devices: list[str] = []
+    host: str = ""
+    """of rank 0"""
+    run: str = ""
+    """of rank 0: on its host, it has the shared facts and the results"""
 
 
 class RankReport(Event, frozen=True, kw_only=True, tag="rank_report"):

@@ -102,7 +102,8 @@ def _writer(run: RunDir, stage: str, given: StageFile, here: World) -> EventWrit
         return EventWriter(
             run.journal, run.fifo, role=WriterRole.ENGINE, stage=stage, attempt=given.attempt, launch=given.launch
         )
-    return RankWriter(run, stage=stage, attempt=given.attempt, rank=here.rank, launch=given.launch)
+    leads = here.local_rank == 0
+    return RankWriter(run, stage=stage, attempt=given.attempt, rank=here.rank, launch=given.launch, leads=leads)
 
 
 def _stage(values: Mapping[str, Any], tag: str, stage_json: Path) -> StageFields:

@@ -38,6 +38,7 @@ PURPOSES = {
     "prune": "remove checkpoints and replaced outputs that nothing needs",
     "rm": "remove runs, after a question",
     "verify": "check an artifact and its ancestors by SHA-256",
+    "render": "print a script with which another program starts a recipe: Slurm, on several hosts",
     "completion": "print a completion script for a shell",
 }
 """Purpose of each command, in the order of the help page."""
@@ -45,6 +46,7 @@ PURPOSES = {
 _FOLDERS = {
     "house": ("du", "metrics", "mv", "note", "prune", "rm"),
     "hub": ("models", "pull"),
+    "rendering": ("render",),
     "shipping": ("ship",),
     "sizing": ("plan",),
     "talk": ("answers", "blind", "chat"),

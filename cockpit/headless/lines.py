@@ -29,7 +29,7 @@ from engines.events import (
     kind_of,
 )
 from engines.journal import Record
-from engines.words import EndReason, HealthWord, StageStatus
+from engines.words import EndReason, HealthWord, RunStatus, StageStatus
 
 EVERY_S = 10.0
 """Minimum seconds between two plain lines about one stage's progress."""
@@ -198,7 +198,8 @@ def _stage_of(event: AnyEvent) -> tuple[str, str]:
     if isinstance(event, StageFailed):
         return event.stage, ""
     stage = event.reason.partition(":")[0] if isinstance(event, RunEnded) else ""
-    return stage, f": stage {stage} failed"
+    stopped = isinstance(event, RunEnded) and event.state == RunStatus.STOPPED
+    return stage, f": {stage}" if stopped else f": stage {stage} failed"
 
 
 def stage_line(stage: StageView, state: RunState, event: Step | Progress | None) -> str:

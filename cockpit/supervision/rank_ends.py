@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from cockpit.runs.ending import console_tail
 from cockpit.supervision.engine_process import exit_reason
-from engines.events import RankEnded
+from engines.events import RankEnded, RanksPlaced
 from engines.files import open_append
 from engines.journal import read_journal
-from engines.ranks.watched import read_ends
+from engines.ranks.watched import read_ends, read_reason
 from engines.run_dir import RunDir
 from engines.words import EndReason
 
@@ -58,6 +58,29 @@ def cause_of_ranks(
         name = f"rank {end.rank} of {world_size}"
         return RankCause(end.rank, reason, f"{name}: {detail}" if detail else f"{name}: {reason}", end.status)
     return None
+
+
+def end_elsewhere(run: RunDir, stage: str, attempt: int) -> tuple[EndReason, str] | None:
+    """The end of an attempt that has no rank 0 here, because that is on another host, or because nothing was started;
+    None for any other."""
+    path = run.ranks_json(stage, attempt)
+    if reason := read_reason(path):
+        return EndReason.ERROR, reason
+    ends = read_ends(path)
+    if not ends or any(end.rank == 0 for end in ends):
+        return None
+    placed = [
+        event
+        for end in ends
+        for event in read_journal(run.rank_journal(stage, attempt, end.rank))
+        if isinstance(event, RanksPlaced)
+    ]
+    if not placed:
+        return None
+    where = f"rank 0 is on host {placed[-1].host}: its run {placed[-1].run} has"
+    if all(end.status == 0 for end in ends):
+        return EndReason.STOPPED, f"{where} the results"
+    return EndReason.RANK_LOST, f"{where} the cause, because an exchange with another host failed"
 
 
 def _recorded(run: RunDir, stage: str, attempt: int, ranks: Iterable[int]) -> dict[int, tuple[EndReason, str]]:

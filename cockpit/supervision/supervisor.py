@@ -42,7 +42,7 @@ from cockpit.supervision.engine_process import (
 )
 from cockpit.supervision.memory_kills import MemoryKills, memory_end
 from cockpit.supervision.process_tree import become_subreaper, kill_tree, reap_children
-from cockpit.supervision.rank_ends import RankCause, cause_of_ranks, show_console_of
+from cockpit.supervision.rank_ends import RankCause, cause_of_ranks, end_elsewhere, show_console_of
 from cockpit.supervision.run_result import run_result
 from cockpit.supervision.sampler_process import SamplerProcess
 from cockpit.supervision.wait import Watch
@@ -273,6 +273,9 @@ class Supervisor:
         reason, detail = (known, "") if known else exit_reason(status, self.watch.ladder.sent)
         if cause is not None:
             reason, detail = cause.reason, cause.detail
+        elif not known and (elsewhere := end_elsewhere(self.run, stage, attempt)) is not None:
+            reason, detail = elsewhere
+            status = None if reason == EndReason.STOPPED else status
         elif not known and (world_size := launch_of(self.plan.stage(stage)).world_size) > 1:
             detail = f"torchrun, with {world_size} processes: {detail}"
         memory = MemoryEnd.UNKNOWN

@@ -20,6 +20,7 @@ from engines.events import (
     Phase,
     RankEnded,
     RankReport,
+    RanksPlaced,
     Step,
     Warned,
     WriterOpened,
@@ -31,7 +32,7 @@ from engines.words import WriterRole
 TORCHRUN_PID_ENV = "COCKPIT_TORCHRUN_PID"
 REPORT_S = 1.0
 _PR_SET_PDEATHSIG = 1
-_OWN = (WriterOpened, GuardTripped, Gap, RankEnded, RankReport)
+_OWN = (WriterOpened, GuardTripped, Gap, RankEnded, RankReport, RanksPlaced)
 """What is true of one process alone; every other fact is the same in all, and rank 0 writes it."""
 _LOST = (
     "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "Socket Timeout",
@@ -61,10 +62,14 @@ def print_into(console: Path) -> None:
 
 
 class RankWriter(EventWriter):
-    """The writer of a process above rank 0: of the shared facts it keeps that this process lives."""
+    """The writer of a process above rank 0: of the shared facts it keeps that this process lives.
 
-    def __init__(self, run: RunDir, *, stage: str, attempt: int, rank: int, launch: int) -> None:
+    `leads`: it is the first of its host, which is not that of rank 0; its run says where the shared facts are.
+    """
+
+    def __init__(self, run: RunDir, *, stage: str, attempt: int, rank: int, launch: int, leads: bool) -> None:
         self._of = (stage, attempt, rank)
+        self._leads = leads
         self._due_s = 0.0
         self._phase = ""
         super().__init__(
@@ -98,6 +103,8 @@ class RankWriter(EventWriter):
                 return seq
             case Warned():
                 sys.stderr.write(f"{event.message}\n")
+                return self.seq
+            case RanksPlaced() if not self._leads:
                 return self.seq
             case _ if isinstance(event, _OWN):
                 return super().emit(event)

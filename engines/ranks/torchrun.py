@@ -8,11 +8,12 @@ within seconds of a failure, because a process that waits for a dead one in nccl
 from __future__ import annotations
 
 import os
-import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
+from engines.ranks.addresses import interface_of, is_here, own_address, why_not_free
 from engines.ranks.own import TORCHRUN_PID_ENV
 from engines.ranks.watched import WatchedRanks
 from engines.run_dir import RunDir
@@ -27,11 +28,18 @@ JOIN_TIMEOUT_S = 600
 
 
 def torchrun_arguments(given: StageFile, stage_json: Path, launch: Launch) -> list[str]:
-    """The arguments of torchrun for a stage; no restarts, because a new attempt is the supervisor's."""
+    """The arguments of torchrun for a stage; no restarts, because a new attempt is the supervisor's.
+
+    Raises:
+        OperatorError: the rendezvous has no address, or none that this host reaches.
+    """
     found = [f"--nproc-per-node={launch.processes}", f"--nnodes={launch.nodes}", "--max-restarts=0"]
     if launch.rendezvous:
+        # Who does not listen comes: a second launch on this host is one of the others.
+        here = is_here(launch.rendezvous) and not why_not_free(launch.rendezvous)
         found += ["--rdzv-backend=c10d", f"--rdzv-endpoint={launch.rendezvous}", f"--rdzv-id={meeting_of(given)}"]
-        found.append(f"--rdzv-conf=join_timeout={JOIN_TIMEOUT_S}")
+        found.append(f"--rdzv-conf=is_host={int(here)},join_timeout={JOIN_TIMEOUT_S}")
+        found.append(f"--local-addr={own_address(launch.rendezvous)}")
     else:
         found.append("--standalone")
     program = STAGE_KINDS[str(given.stage["kind"])].program
@@ -49,47 +57,68 @@ def main(argv: list[str]) -> NoReturn:
     try:
         given = read_stage_file(stage_json)
         launch = Launch.model_validate(given.stage["launch"])
-        _require_own_address(launch)
     except OperatorError as error:
         sys.stderr.write(f"{error}\n{error.hint}\n")
         os._exit(ExitCode.MISTAKE)
-    from torch.distributed import run as torchrun  # seconds: not before the file was read
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
     ranks = RunDir(Path(given.run_root)).ranks_json(str(given.stage["name"]), given.attempt)
-    os.environ[TORCHRUN_PID_ENV] = str(os.getpid())
     watched = WatchedRanks(ranks, launch.processes)
-    watched.start()
-    status = ExitCode.DONE
-    try:
-        torchrun.run(torchrun.parse_args(torchrun_arguments(given, stage_json, launch)))
-    except ChildFailedError:
-        status = ExitCode.FAILED  # the thread has recorded which
-    watched.finish()
+    status, reason = _launched(given, launch, stage_json, watched)
+    if reason:
+        sys.stderr.write(f"{reason}\n")
+    watched.finish(reason)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
-def _require_own_address(launch: Launch) -> None:
-    """Refuse a rendezvous on this host whose port another program has.
+def _launched(given: StageFile, launch: Launch, stage_json: Path, watched: WatchedRanks) -> tuple[ExitCode, str]:
+    """Start the processes and wait for them: the exit status, and why there were none."""
+    try:
+        _prepare(launch)
+        arguments = torchrun_arguments(given, stage_json, launch)
+    except OperatorError as error:
+        return ExitCode.MISTAKE, f"{error}; {error.hint}"
+    from torch.distributed import run as torchrun  # seconds: not before the file was read
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError, RendezvousError
+
+    os.environ[TORCHRUN_PID_ENV] = str(os.getpid())
+    watched.start()
+    try:
+        try:
+            torchrun.run(torchrun.parse_args(arguments))
+        except RendezvousConnectionError:  # another launch on this host began to listen since
+            torchrun.run(torchrun.parse_args(torchrun_arguments(given, stage_json, launch)))
+    except ChildFailedError:
+        return ExitCode.FAILED, ""  # the thread has recorded which
+    except RendezvousError as error:
+        traceback.print_exc()
+        return ExitCode.FAILED, (
+            f"launch.rendezvous — no {launch.nodes} hosts met at {launch.rendezvous} as {meeting_of(given)}"
+            f" ({type(error).__name__}: {error}); start the same stage and attempt on every host, and see that nothing"
+            " else listens there"
+        )
+    return ExitCode.DONE, ""
+
+
+def _prepare(launch: Launch) -> None:
+    """Check the rendezvous of this host, and let the processes use the interface that leads to it.
 
     Raises:
-        OperatorError: the port is taken by a program that is not a rendezvous.
+        OperatorError: the port is taken.
     """
-    host, _, port = launch.rendezvous.rpartition(":")
-    if not host or launch.nodes > 1:
-        return  # one of several hosts: the first one has it already
-    with socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host.strip("[]"), int(port)))
-        except OSError as error:
-            raise OperatorError(
-                f"launch.rendezvous — cannot listen at {launch.rendezvous}: {error.strerror or error}",
-                "another program has this port, or the address is not this host's; choose another one, or leave"
-                " rendezvous out",
-            ) from error
+    if not launch.rendezvous:
+        return
+    taken = is_here(launch.rendezvous) and launch.nodes == 1 and why_not_free(launch.rendezvous)
+    if taken:
+        raise OperatorError(
+            f"launch.rendezvous — cannot listen at {launch.rendezvous}: {taken}",
+            "another program has this port; choose another one, or leave rendezvous out",
+        )
+    name = interface_of(own_address(launch.rendezvous))
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if name else ():
+        # Without it they use the address of this host's name, which is often one that no other host reaches.
+        os.environ.setdefault(variable, name)
 
 
 if __name__ == "__main__":

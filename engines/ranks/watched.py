@@ -61,6 +61,14 @@ def read_ends(path: Path) -> list[RankEnd]:
         return []
 
 
+def read_reason(path: Path) -> str:
+    """Why torchrun started nothing; empty if it did, or if nothing is recorded."""
+    try:
+        return str(read_json(path, MAX_BYTES)["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def _status(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -81,6 +89,7 @@ class WatchedRanks:
         self._pids: dict[int, int] = {}
         self._ended: list[RankEnd] = []
         self._killed: set[int] = set()
+        self._reason = ""
         self._kill_at_s: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="ranks", daemon=True)
@@ -89,10 +98,12 @@ class WatchedRanks:
         """Begin."""
         self._thread.start()
 
-    def finish(self) -> None:
-        """Look once more and write the file."""
+    def finish(self, reason: str = "") -> None:
+        """Look once more and write the file; `reason` is why nothing was started, if so."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._reason = reason
         self._write()
 
     def _watch(self) -> None:
@@ -145,8 +156,9 @@ class WatchedRanks:
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
 
     def _write(self) -> None:
+        content = {"ends": [asdict(end) for end in self._ended], "reason": self._reason}
         with suppress(OSError):  # a full disk: the supervisor has torchrun's exit status
-            write_durably(self._path, json.dumps({"ends": [asdict(end) for end in self._ended]}).encode())
+            write_durably(self._path, json.dumps(content).encode())
 
 
 def _status_of(fd: int) -> int | None:

@@ -1,0 +1,1 @@
+"""The command that renders scripts for other programs."""
