@@ -12,7 +12,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from engines.data.documents import Document, split_file
 from engines.data.encoders import Encoder
 from engines.data.special_pieces import SPACE_MARK
+from engines.data.word_ids import Ids
 from engines.files import file_sha256, open_regular, read_regular_bytes
 from recipes.problems import OperatorError
 
@@ -117,7 +118,7 @@ class PartEncoder:
         self._job = job
         self._encoder = encoder
         self._dtype = np.dtype(job.dtype)
-        self._controls = np.array(sorted(encoder.control_ids), dtype=np.int64)
+        self._controls = np.array(sorted(encoder.control_ids), dtype=np.uint32)
         self._decoder = msgspec.json.Decoder(Document)
 
     def write(self, part: Part, progress: Callable[[int], None]) -> PartRecord:
@@ -186,8 +187,7 @@ class PartEncoder:
 
     def _encode(self, documents: list[Document], first: bool, shard: BinaryIO, names: BinaryIO, made: _Made) -> None:
         texts = [document.text for document in documents]
-        for document, ids in zip(documents, self._encoder.encode(texts), strict=True):
-            numbers = np.asarray(ids, dtype=np.int64)
+        for document, numbers in zip(documents, self._encoder.arrays(texts), strict=True):
             if np.isin(numbers, self._controls).any():
                 made.counts["left_out"] += 1
                 continue
@@ -197,17 +197,17 @@ class PartEncoder:
                     f" has {self._encoder.vocab_size}",
                     "use a tokenizer whose files belong together",
                 )
-            self._count(document.text, ids, numbers, made, compared=first)
+            self._count(document.text, numbers, made, compared=first)
             encoded = np.append(numbers, self._encoder.eos_id).astype(self._dtype).tobytes()
             shard.write(encoded)
             names.write(json.dumps(document.path).encode() + b"\n")
-            made.add(encoded, len(ids) + 1, self._source(document.path))
+            made.add(encoded, len(numbers) + 1, self._source(document.path))
 
     def _source(self, path: str) -> str:
         name = path.partition("/")[0] if self._job.sources else ""
         return name if name in self._job.sources else ""
 
-    def _count(self, text: str, ids: list[int], numbers: np.ndarray[Any, Any], made: _Made, *, compared: bool) -> None:
+    def _count(self, text: str, numbers: Ids, made: _Made, *, compared: bool) -> None:
         encoder, counts = self._encoder, made.counts
         counts["control_strings"] += any(piece in text for piece in encoder.controls)
         reads_it_so = encoder.reads_space_mark and SPACE_MARK in text
@@ -216,7 +216,7 @@ class PartEncoder:
             counts["unknown_tokens"] += int((numbers == encoder.unknown_id).sum())
         if compared and made.compared < COMPARED_DOCUMENTS and len(text) <= COMPARED_CHARACTERS:
             made.compared += 1
-            counts["changed"] += not reads_it_so and encoder.decode(ids) != text
+            counts["changed"] += not reads_it_so and encoder.decode(numbers.tolist()) != text
         made.text_bytes += len(text.encode())
 
 

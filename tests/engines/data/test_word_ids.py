@@ -1,0 +1,176 @@
+"""The ids of words, joined, are the ids of the text; a tokenizer for which that is not proven encodes it as a whole."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from engines.data import word_ids
+from engines.data.encoders import SentencePieceEncoder, WholeEncoder
+from engines.data.hard_strings import HARD_STRINGS, ORDINARY
+from engines.data.word_ids import LONGEST_WORD, Arrays, WordIds, of_bytes, of_pieces
+from engines.tokenizer.byte_level import train_byte_level, write_byte_level
+from engines.tokenizer.train import TrainingText
+from tests.engines.small_corpora import fresh, stdlib_text, tokenizer_of
+
+pytestmark = pytest.mark.torch
+Encoder = SentencePieceEncoder | WholeEncoder
+GPT2 = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
+DIGITS = [pre_tokenizers.Digits(individual_digits=True), *GPT2]
+
+
+def sentencepiece(text: Path, out: Path) -> Encoder:
+    return SentencePieceEncoder(tokenizer_of(text, out, vocab_size=1500))
+
+
+def bytes_of(split_digits: bool) -> Callable[[Path, Path], Encoder]:
+    def train(text: Path, out: Path) -> Encoder:
+        content = train_byte_level(
+            TrainingText(text, max_bytes=None, seed=0), vocab_size=1500, split_digits=split_digits
+        )
+        write_byte_level(content, fresh(out))
+        return WholeEncoder(out)
+
+    return train
+
+
+def by(parts: list[Any], **model: Any) -> Callable[[Path, Path], Encoder]:
+    """A tokenizer with another pre-tokenizer, or model."""
+
+    def train(text: Path, out: Path) -> Encoder:
+        tokenizer = Tokenizer(models.BPE(**model))
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts) if len(parts) > 1 else parts[0]
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.normalizer = normalizers.NFC()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=1500, initial_alphabet=alphabet, special_tokens=["</s>"], show_progress=False
+        )
+        tokenizer.train_from_iterator(list(TrainingText(text, max_bytes=None, seed=0).chunks()), trainer)
+        fresh(out)
+        tokenizer.save(str(out / "tokenizer.json"))
+        (out / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+        return WholeEncoder(out)
+
+    return train
+
+
+KNOWN = {
+    "sentencepiece": sentencepiece,
+    "qwen2": bytes_of(split_digits=True),
+    "dbrx": bytes_of(split_digits=False),
+    "gpt-2": by(GPT2),
+    "starcoder": by(DIGITS),
+}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stdlib_text(tmp_path_factory.mktemp("text"), "json", "email")
+
+
+@pytest.fixture(scope="module", params=KNOWN)
+def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, text: Path) -> Encoder:
+    made = KNOWN[request.param](text, tmp_path_factory.mktemp("tokenizer") / "out")
+    made.arrays(["a"])
+    assert made._arrays is not None
+    assert made._arrays._words is not None, "its form is one of the known ones"
+    return made
+
+
+OTHERS = ["é", "▁", "\u0301", "\n\n", "\x1c", "\x85", "\xa0", "日"]
+ALPHABET = [*" \n\t\r\v\f'sStTrReElLmMdDvV.,/_-(09aZ", *OTHERS]
+odd = st.lists(
+    st.sampled_from([*ALPHABET, "</s>", "<s>", "'re", "\r\n", "\x00", "\u017f", "\u2028", "\u0663"]), max_size=40
+)
+
+
+@settings(max_examples=400)
+@given(text=odd.map("".join) | st.text(max_size=80))
+def test_any_text_has_the_tokenizers_ids(encoder: Encoder, text: str) -> None:
+    assert encoder.arrays([text])[0].tolist() == encoder.encode([text])[0]
+
+
+def test_whole_documents_have_the_tokenizers_ids_also_after_words_were_forgotten(
+    encoder: Encoder, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [json.loads(line)["text"] for line in (text / "train.jsonl").read_text().splitlines()]
+    documents += ["x" * 5000 + " " + "ab" * 300, "é".join(documents[:3]), *HARD_STRINGS]
+    wanted = encoder.encode(documents)
+    monkeypatch.setattr(word_ids, "MOST_WORDS", 500)
+    assert [ids.tolist() for ids in encoder.arrays(documents)] == wanted
+    assert encoder._arrays is not None
+    assert encoder._arrays._words is not None
+    assert max(map(len, encoder._arrays._words._known)) <= LONGEST_WORD
+
+
+def test_random_lines_of_blanks_digits_and_marks_have_the_tokenizers_ids(encoder: Encoder) -> None:
+    choice = random.Random(1)
+    texts = ["".join(choice.choice(ALPHABET) for _ in range(choice.randrange(60))) for _ in range(3000)]
+    assert [ids.tolist() for ids in encoder.arrays(texts)] == encoder.encode(texts)
+
+
+def _never(_texts: Any) -> list[list[int]]:
+    raise AssertionError
+
+
+def test_a_form_that_is_not_known_is_encoded_as_a_whole(tmp_path: Path, text: Path) -> None:
+    forms = {
+        "prefix": by([pre_tokenizers.ByteLevel(add_prefix_space=True)]),
+        "blanks": by([pre_tokenizers.Whitespace(), *GPT2]),
+        "dropout": by(GPT2, dropout=0.1),
+    }
+    for name, train in forms.items():
+        made = train(text, tmp_path / name)
+        assert isinstance(made, WholeEncoder)
+        assert of_bytes(made._tokenizer.to_str(), _never) is None, name
+    added = by(GPT2)(text, tmp_path / "added")
+    assert isinstance(added, WholeEncoder)
+    assert of_bytes(added._tokenizer.to_str(), _never) is not None
+    added._tokenizer.add_tokens([AddedToken("<think>", special=False)])
+    assert of_bytes(added._tokenizer.to_str(), _never) is None
+    assert added.arrays(["<think> a"])[0].tolist() == added.encode(["<think> a"])[0]
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("normalizer_spec", "add_dummy_prefix", True),
+        ("normalizer_spec", "remove_extra_whitespaces", True),
+        ("normalizer_spec", "precompiled_charsmap", b"x"),
+        ("trainer_spec", "treat_whitespace_as_suffix", True),
+        ("trainer_spec", "byte_fallback", False),
+        ("trainer_spec", "model_type", 1),
+        ("piece", "type", 4),
+        ("piece", "piece", "a▁b"),
+    ],
+)
+def test_pieces_that_join_over_blanks_or_change_text_are_not_divided(
+    tmp_path: Path, text: Path, part: str, field: str, value: Any
+) -> None:
+    from sentencepiece import sentencepiece_model_pb2
+
+    folder = tokenizer_of(text, tmp_path / "t", vocab_size=700)
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString((folder / "tokenizer.model").read_bytes())
+    assert of_pieces(model, _never) is not None
+    setattr(model.pieces[-1] if part == "piece" else getattr(model, part), field, value)
+    assert of_pieces(model, _never) is None
+
+
+def test_words_that_give_other_ids_than_the_tokenizer_are_not_used() -> None:
+    import re
+
+    def letters(texts: Any) -> list[list[int]]:
+        return [[len(text)] for text in texts]
+
+    words = WordIds(re.compile("."), letters, unsure=re.compile(r"(?!)"))
+    assert Arrays(words, letters, ORDINARY)(["abc"])[0].tolist() == [3]
