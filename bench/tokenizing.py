@@ -68,9 +68,10 @@ def by_map(text: Path, tokenizer: Path, out: Path) -> float:
     loaded = AutoTokenizer.from_pretrained(str(tokenizer))
     data = datasets.load_dataset("json", data_files=str(text / "train.jsonl"), split="train", cache_dir=str(out))
     began = _processor_s()
+    plain = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        ids = loaded(batch["text"], add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        ids = loaded(batch["text"], **plain)["input_ids"]
         return {"input_ids": [[*one, loaded.eos_token_id] for one in ids]}
 
     made = data.map(encode, batched=True, num_proc=CORES, remove_columns=data.column_names)

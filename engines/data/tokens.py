@@ -89,9 +89,14 @@ def prepare_tokens(
         _write(job, encoder, records, out, shard_tokens)
         shutil.rmtree(folder)
     except OSError as error:
-        if (known := full_disk(error, str(folder))) is not None:
-            raise known from error
-        raise
+        if (known := full_disk(error, str(folder))) is None:
+            raise
+        for made in set(out.iterdir()) - {folder}:  # a run on the same disk then has room to say so
+            if made.is_dir():
+                shutil.rmtree(made)
+            else:
+                made.unlink()
+        raise known from error
     totals = Counter[str]()
     for record in records:
         totals.update(record.counts)

@@ -133,12 +133,14 @@ def of_pieces(model: Any, encode_all: EncodeAll) -> WordIds | None:
     coarse = _words_of_lines("[^ \\n]", joined)
     if any(_LETTER_BESIDE_SIGN.search(piece) for piece in pieces):
         return WordIds(coarse, encode_all, unsure=_NEVER, blank=SPACE_MARK)
-    signs = _words_of_lines("[^ \\na-zA-Z]", joined)
-    fine = re.compile(f" *[a-zA-Z]+|{signs.pattern}")
+    alone = not any(_DIGIT_BESIDE.search(piece) for piece in pieces)
+    signs = _words_of_lines(f"[^ \\na-zA-Z{'0-9' if alone else ''}]", joined)
+    fine = re.compile(f" *[a-zA-Z]+|{' *[0-9]|' if alone else ''}{signs.pattern}")
     return WordIds(fine, encode_all, unsure=_NOT_ASCII, otherwise=coarse, blank=SPACE_MARK)
 
 
 _LETTER_BESIDE_SIGN = re.compile(r"[a-zA-Z][\x00-@\[-`{-\x7f]|[\x00-@\[-`{-\x7f][a-zA-Z]")
+_DIGIT_BESIDE = re.compile(rf"[0-9][^{SPACE_MARK}]|[^{SPACE_MARK}][0-9]")
 _NOT_ASCII, _NEVER = re.compile(r"[^\x00-\x7f]"), re.compile(r"(?!)")
 
 

@@ -118,7 +118,8 @@ class PartEncoder:
         self._job = job
         self._encoder = encoder
         self._dtype = np.dtype(job.dtype)
-        self._controls = np.array(sorted(encoder.control_ids), dtype=np.uint32)
+        self._is_control = np.zeros(encoder.vocab_size, dtype=np.bool_)
+        self._is_control[[number for number in encoder.control_ids if number < encoder.vocab_size]] = True
         self._decoder = msgspec.json.Decoder(Document)
 
     def write(self, part: Part, progress: Callable[[int], None]) -> PartRecord:
@@ -188,15 +189,15 @@ class PartEncoder:
     def _encode(self, documents: list[Document], first: bool, shard: BinaryIO, names: BinaryIO, made: _Made) -> None:
         texts = [document.text for document in documents]
         for document, numbers in zip(documents, self._encoder.arrays(texts), strict=True):
-            if np.isin(numbers, self._controls).any():
-                made.counts["left_out"] += 1
-                continue
             if numbers.size and int(numbers.max()) >= self._encoder.vocab_size:
                 raise OperatorError(
                     f"{self._job.tokenizer} gives the token {int(numbers.max())} for {document.path}; its vocabulary"
                     f" has {self._encoder.vocab_size}",
                     "use a tokenizer whose files belong together",
                 )
+            if self._is_control[numbers].any():
+                made.counts["left_out"] += 1
+                continue
             self._count(document.text, numbers, made, compared=first)
             encoded = np.append(numbers, self._encoder.eos_id).astype(self._dtype).tobytes()
             shard.write(encoded)

@@ -189,6 +189,27 @@ def test_a_full_disk_is_named_and_leaves_no_shard(
     assert list((work / PARTS).iterdir()) == []
 
 
+def test_a_disk_that_is_full_in_the_middle_of_a_shard_keeps_the_parts_and_nothing_else(
+    tmp_path: Path, text: Path, tokenizer: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_folder: Path, _records: Any, out: Path, *_: Any) -> None:
+        (out / "train.bin").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    work = fresh(tmp_path / "work")
+    with monkeypatch.context() as patch:
+        patch.setattr("engines.data.tokens.join_parts", full)
+        for place in (None, work):
+            out = fresh(tmp_path / f"out{place is None}")
+            with pytest.raises(OperatorError, match="is full: tokens could not be written"):
+                prepare_tokens(text, tokenizer, out, work=place)
+            assert [one.name for one in out.iterdir()] == ([PARTS] if place is None else [])
+    assert list((work / PARTS).glob("train-*.json"))
+    out = fresh(tmp_path / "again")
+    prepare_tokens(text, tokenizer, out, work=fresh(tmp_path / "w"), earlier=[work])
+    assert content(out) == whole
+
+
 def test_a_killed_process_and_a_bad_line_end_the_stage_with_their_cause(
     tmp_path: Path, text: Path, tokenizer: Path
 ) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from cockpit.commands.verify import run as verify
 from cockpit.forms.step_reader import rows_of_step, segments_of, trained_stages
-from engines.events import CheckpointCommitted
+from engines.data.text import prepare_text
+from engines.events import CheckpointCommitted, Step
 from engines.finetune.rows import ExampleDataset, PackedDataset
 from engines.look.step_answer import Segment
 from engines.look.steps import Stream, first_difference
@@ -20,6 +21,7 @@ from engines.stage_file import FORMAT, StageFile, StageInput
 from engines.training.trainer import EngineMixin
 from engines.words import ExitCode
 from recipes.problems import OperatorError
+from tests.engines.small_corpora import fresh, tokenizer_of, tokens_of, write_tree
 from tests.engines.training.attempts import context, of_kind, resume_point, run_stage
 from tests.engines.training.tiny import FINETUNE, PRETRAIN, write_messages, write_model, write_tokens
 from tests.stage_context import TriedContext
@@ -176,3 +178,23 @@ def test_two_runs_are_compared_and_the_rows_of_a_step_are_named_by_the_command(
     assert {(row.name, row.tokens) for row in rows} == {("document 1", 16)}
     with pytest.raises(OperatorError, match="has not done step 5"):
         rows_of_step(one, "base", 5)
+
+
+def test_the_rows_behind_a_planted_spike_name_the_planted_document(tmp_path: Path) -> None:
+    words = ["The driver registers the device and waits for it.\n", "Each line of this page is like the others.\n"]
+    files = {f"{number:03}.txt": words[number % 2] * 60 + f"Page {number}.\n" for number in range(60)}
+    files["planted.txt"] = "".join(chr(0x4E00 + 37 * number % 20_000) for number in range(120))
+    source = write_tree(tmp_path / "source", files)
+    prepare_text(str(source), fresh(tmp_path / "text"), val_fraction=0, test_fraction=0)
+    tokenizer = tokenizer_of(tmp_path / "text", tmp_path / "tokenizer", vocab_size=390, character_coverage=0.98)
+    data = tokens_of(tmp_path / "text", tokenizer, tmp_path / "tokens")
+    shape = {"max_length": 64, "max_steps": 60, "save_steps": 60, "gradient_accumulation_steps": 1}
+    stage = {**PRETRAIN, **shape, "learning_rate": 1e-2, "attention_dropout": 0.0, "per_device_train_batch_size": 4}
+    ctx = context(tmp_path, stage, {"data": data})
+    run_stage(ctx)
+    losses = {event.step: event.loss or 0.0 for event in of_kind(ctx, Step)}
+    late = {step: loss for step, loss in losses.items() if step > 15}
+    spike = max(late, key=lambda step: late[step])
+    assert late[spike] > 2 * sorted(late.values())[len(late) // 2]
+    examples, batches = Stream([segment(ctx, data, last=60)]).step(spike)
+    assert "planted.txt" in [name for batch in batches for number in batch for name, *_ in examples.rows(number)]
