@@ -75,7 +75,7 @@ def in_fish(line: CommandLine, typed: str) -> list[str]:
 
 
 OFFERS = [
-    ("cockpit re", ["replay", "resume"]),
+    ("cockpit re", ["render", "replay", "resume"]),
     ("cockpit show ", [RUN, "last"]),
     ("cockpit run de", ["debian-corpus", "demo"]),
     ("cockpit check mi", ["mine.toml"]),
@@ -197,7 +197,7 @@ def test_the_manual_names_every_variable_that_the_product_reads() -> None:
     text = "".join(
         path.read_text() for part in ("cockpit", "engines", "exporters") for path in (CODE_ROOT / part).rglob("*.py")
     )
-    internal = {"COCKPIT_RUN_ROOT", "COCKPIT_RUN_MARK", "COCKPIT_CARD", "COCKPIT_TEST_FAULTS"}
+    internal = {"COCKPIT_RUN_ROOT", "COCKPIT_RUN_MARK", "COCKPIT_CARD", "COCKPIT_TEST_FAULTS", "COCKPIT_TORCHRUN_PID"}
     assert set(re.findall(r'"(COCKPIT_[A-Z_]+)"', text)) - internal == set(ENVIRONMENT)
 
 
