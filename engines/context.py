@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -229,8 +229,8 @@ class StageContext(Generic[S_co]):
             else:
                 self.applied(request, f"{IGNORED}: it was sent for {request.stage}, and {self.stage_name} is running")
 
-    def placed(self, strategy: str, device: str) -> None:
-        """Report how the processes of the attempt really share the training, and what this one computes on.
+    def placed(self, strategy: str, devices: Sequence[str]) -> None:
+        """Report how the processes of the attempt really share the training, and what each computes on, by rank.
 
         Every process calls it, at the same place, after it has connected.
 
@@ -239,16 +239,14 @@ class StageContext(Generic[S_co]):
         """
         asked, point = launch_of(self.stage), self.resume
         begins = None if point is None else (point.step, point.sha256)
-        found = self.world.gather_objects(
-            Beginning(socket.gethostname(), self.run_id, device, self.fingerprint, begins)
-        )
+        found = self.world.gather_objects(Beginning(socket.gethostname(), self.run_id, self.fingerprint, begins))
         self.emit(
             RanksPlaced(
                 stage=self.stage_name,
                 attempt=self.attempt,
                 world_size=self.world.size,
                 strategy=strategy,
-                devices=[one.device for one in found],
+                devices=list(devices),
                 host=found[0].host,
                 run=found[0].run,
             )

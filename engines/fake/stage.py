@@ -96,7 +96,7 @@ class _FakeTraining:
         ctx.phase("loading")
         if ctx.world.size > 1:
             ctx.world.connect()
-            ctx.placed(DDP, "cpu")
+            ctx.placed(DDP, ctx.world.gather_objects("cpu"))
         ctx.emit(StepsPlanned(stage=ctx.stage_name, attempt=ctx.attempt, total_steps=self.total_steps))
         loss = loss_at(self.stage.seed, self.first_step - 1)
         step = self.first_step - 1

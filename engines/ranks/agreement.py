@@ -13,14 +13,12 @@ class Beginning:
     Attributes:
         host: the name of its host.
         run: the id of its run.
-        device: what it computes on.
         fingerprint: of the stage's fields and inputs.
         resume: the step and the SHA-256 of the checkpoint that it resumes from; None at the start.
     """
 
     host: str
     run: str
-    device: str
     fingerprint: str
     resume: tuple[int, str] | None
 
