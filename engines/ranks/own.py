@@ -67,7 +67,7 @@ class RankWriter(EventWriter):
     `leads`: it is the first of its host, which is not that of rank 0; its run says where the shared facts are.
     """
 
-    def __init__(self, run: RunDir, *, stage: str, attempt: int, rank: int, launch: int, leads: bool) -> None:
+    def __init__(self, run: RunDir, *, stage: str, attempt: int, rank: int, launch: int, leads: bool = False) -> None:
         self._of = (stage, attempt, rank)
         self._leads = leads
         self._due_s = 0.0
