@@ -22,12 +22,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from cockpit.launching.launch import launch_text
 from cockpit.launching.requests import send_request
 from cockpit.talking.session import ChatSession
 from engines.chatting.lines import Ask, Done, Event, Failed, Job, Piece, Ready, Sampling
 from engines.events import RunEnded, Step
 from engines.journal import read_journal
+from engines.processor import spent_s
 from engines.run_dir import RunDir
 from engines.words import Verb
 
@@ -78,6 +81,11 @@ class Chat:
                 return event
             if isinstance(event, Failed):
                 raise SystemExit(f"the chat failed: {event.error} {event.hint}")
+
+    def spent_s(self) -> float:
+        """CPU seconds of its processes so far."""
+        own = psutil.Process(self.session.pid)
+        return sum(spent_s(one.pid) for one in (own, *own.children(recursive=True)))
 
     def answer_for(self, seconds: float) -> float:
         """Answer without a pause for so long; returns tokens per second, those of prompts not counted."""
@@ -159,13 +167,14 @@ def _beside(options: argparse.Namespace, run: RunDir, chat: Chat) -> list[tuple[
     began = time.monotonic()
     ready = chat.load()
     loading = _within(run, began)
-    silent, answering, rates = [], [], []
+    silent, answering, rates, used = [], [], [], []
     for number in range(options.turns):
         began = time.monotonic()
         time.sleep(options.turn_s)
         silent.append(_within(run, began))
-        began = time.monotonic()
+        began, spent_s = time.monotonic(), chat.spent_s()
         rates.append(chat.answer_for(options.turn_s))
+        used.append((chat.spent_s() - spent_s) / (time.monotonic() - began))
         answering.append(_within(run, began))
         sys.stderr.write(f"  turn {number + 1} of {options.turns}: {_ratio(answering[-1], silent[-1]):.3f}\n")
     pairs = [_ratio(one, other) for one, other in zip(answering, silent, strict=True)]
@@ -177,7 +186,10 @@ def _beside(options: argparse.Namespace, run: RunDir, chat: Chat) -> list[tuple[
         ("step beside an answering chat", f"{statistics.median(beside):.3f} ms a token, {len(beside)} steps"),
         ("ratio", f"{_ratio(beside, quiet):.3f} ({spread} {statistics.median(pairs):.3f})"),
         ("ratio while the chat was loaded", f"{_ratio(loading, quiet):.3f} ({len(loading)} steps)"),
-        ("chat beside the training", f"{statistics.median(rates):.2f} tokens/s"),
+        (
+            "chat beside the training",
+            f"{statistics.median(rates):.2f} tokens/s with {statistics.median(used):.1%} of a core",
+        ),
     ]
 
 

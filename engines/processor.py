@@ -96,14 +96,20 @@ def node_for(threads: int, root: Path = Path("/"), bound: Collection[Iterable[in
     return min(fits, key=lambda number: (busy[number], number), default=None)
 
 
-def engines_here() -> list[int]:
-    """The process ids of the other engines on this machine, of every user."""
+def engines_here(*, ranks: bool = False) -> list[int]:
+    """The process ids of the other engines on this machine, of every user.
+
+    Args:
+        ranks: also the processes that torchrun starts for an engine of several (`python -u -m`).
+    """
     found = []
     for entry in os.scandir("/proc"):
         with suppress(OSError):
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
             words = Path(entry.path, "cmdline").read_bytes().split(b"\0")
+            if ranks and words[1:2] == [b"-u"]:
+                del words[1]
             if words[1:2] == [b"-m"] and words[2:3] and words[2] in {b"engines.run", b"exporters.run"}:
                 found.append(int(entry.name))
     return found

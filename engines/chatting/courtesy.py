@@ -67,7 +67,7 @@ class Courtesy:
         and as one that uses all cores."""
         before_s, self._looked_s = self._looked_s, time.monotonic()
         allowed = os.sched_getaffinity(0)
-        spent = _spent(pid for pid in engines_here() if _shares(pid, allowed))
+        spent = _spent(pid for pid in engines_here(ranks=True) if _shares(pid, allowed))
         own = _spent(self._workers())
         idle_before_s, self._idle_s = self._idle_s, idle_s(allowed)
         past_s = self._looked_s - before_s

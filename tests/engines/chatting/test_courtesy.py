@@ -17,8 +17,8 @@ from engines.processor import engines_here
 ENGINE = "print('computes', flush=True)\nwhile True: pass\n"
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+@pytest.fixture(params=[[], ["-u"]], ids=["engine", "rank"])
+def engine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
     """A process that looks like a run's engine, and computes on one of this process's processors."""
     (tmp_path / "engines").mkdir()
     (tmp_path / "engines" / "__init__.py").touch()
@@ -26,7 +26,7 @@ def engine(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     process = subprocess.Popen(
-        [sys.executable, "-m", "engines.run"], cwd=tmp_path, env={}, stdout=subprocess.PIPE, text=True
+        [sys.executable, *request.param, "-m", "engines.run"], cwd=tmp_path, env={}, stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
@@ -42,7 +42,8 @@ def test_a_run_that_begins_or_ends_to_compute_is_noticed(
     engine: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "engines.chatting.courtesy.engines_here", lambda: [pid for pid in engines_here() if pid == engine.pid]
+        "engines.chatting.courtesy.engines_here",
+        lambda **which: [pid for pid in engines_here(**which) if pid == engine.pid],
     )
     said: list[bool] = []
     courtesy = Courtesy(said.append)
