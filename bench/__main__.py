@@ -8,7 +8,19 @@ import sys
 
 from bench.rows import Row
 
-PARTS = ("events", "looks", "preparing", "quantize", "readers", "saves", "screens", "shared_cores", "steps", "texts")
+PARTS = (
+    "events",
+    "looks",
+    "preparing",
+    "quantize",
+    "ranks",
+    "readers",
+    "saves",
+    "screens",
+    "shared_cores",
+    "steps",
+    "texts",
+)
 
 
 def main(names: list[str]) -> int:

@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ def measure() -> list[Row]:
     return rows
 
 
-def _model(way: Way) -> Any:
+def model_of(way: Way) -> Any:
+    """The model of a way, with the same new weights each time."""
     import torch
 
     from engines.pretrain.model import build_model
@@ -86,7 +88,7 @@ def _bare_step_s(batches: Any, way: Way) -> float:
     import torch
     from torch.nn.functional import cross_entropy
 
-    model = _model(way)
+    model = model_of(way)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / STEPS)
     taken = []
@@ -119,12 +121,12 @@ def _engine_step_s(batches: Any, way: Way) -> float:
     marks: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         context = make_context(Path(folder), STAGE)
-        model, apart = _model(way), way == "documents"
+        model, apart = model_of(way), way == "documents"
         session = Session(
             context,
             Task(
                 model=model,
-                dataset=_Rows(batches, marks, apart=apart),
+                dataset=Rows(batches, lambda: marks.append(time.process_time()), apart=apart),
                 collate=collate_documents if apart else collate_windows,
                 examples=len(batches),
                 save_tokenizer=lambda _: None,
@@ -137,13 +139,13 @@ def _engine_step_s(batches: Any, way: Way) -> float:
     return sorted(steps[WARM_STEPS:])[len(steps[WARM_STEPS:]) // 2]
 
 
-class _Rows:
-    """The batches' rows in order; records the CPU time at which each step's first row is fetched."""
+class Rows:
+    """The batches' rows in order; calls `mark` when each step's first row is fetched."""
 
-    def __init__(self, rows: Any, marks: list[float], *, apart: bool) -> None:
+    def __init__(self, rows: Any, mark: Callable[[], None], *, apart: bool) -> None:
         self._rows = rows
         self._apart = apart
-        self._marks = marks
+        self._mark = mark
         self._fetched = 0
 
     def __len__(self) -> int:
@@ -151,6 +153,6 @@ class _Rows:
 
     def __getitem__(self, index: int) -> Any:
         if self._fetched % BATCH == 0:
-            self._marks.append(time.process_time())
+            self._mark()
         self._fetched += 1
         return self._rows[index].split(DOCUMENT) if self._apart else self._rows[index]

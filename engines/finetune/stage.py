@@ -142,9 +142,10 @@ def _train(
     session.run()
     ctx.phase("saving")
     save_model(task.model, ctx.out)
-    if first is not None:
-        make_plain(ctx.out, first)
-    extras(ctx.out)
+    if ctx.world.is_first:
+        if first is not None:
+            make_plain(ctx.out, first)
+        extras(ctx.out)
     metrics = {**{name: float(value) for name, value in counted.items()}, **session.result()}
     metrics["examples"] = float(counted["examples"])
     made: Literal["adapter", "model"] = "adapter" if isinstance(ctx.stage, FinetuneStage) else "model"

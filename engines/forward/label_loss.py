@@ -13,6 +13,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 
 from engines.forward.arrangement import causal_model
@@ -33,7 +34,9 @@ LABELLED_AT = "labelled_at"
 LOSS_TOKENS = "loss_tokens"
 REAL_TOKENS = "real_tokens"
 """Keys of a batch: its labels and its tokens without padding, as Python's numbers."""
-OWN_KEYS = frozenset({"lengths", SCORED_AT, LABELLED_AT, LOSS_TOKENS, REAL_TOKENS})
+FILLER = "filler"
+"""Key of a batch that only takes part in the exchanges of several processes: nothing of it counts."""
+OWN_KEYS = frozenset({"lengths", SCORED_AT, LABELLED_AT, LOSS_TOKENS, REAL_TOKENS, FILLER})
 """Keys of a batch that no model takes."""
 _STANDARD = "ForCausalLMLoss"
 _PROBED = 6
@@ -158,6 +161,8 @@ class LabelLoss:
         """The head, if the logits are too many for one piece and the head can be called alone."""
         if targets.numel() * self._vocabulary() <= self._most:
             return None
+        if isinstance(next(self._core.parameters()), DTensor):
+            return None  # a part of a divided model cannot be called alone: its weights come together in a whole pass
         if not self._probed:
             self._head, self._probed = _head_of(self._core, model), True
         return self._head

@@ -105,9 +105,10 @@ def _saved(
     """Write the output of a finished training."""
     ctx.phase("saving")
     save_model(session.task.model, ctx.out)
-    if first is not None:
-        make_plain(ctx.out, first)
-    complete(ctx.out)
+    if ctx.world.is_first:
+        if first is not None:
+            make_plain(ctx.out, first)
+        complete(ctx.out)
     counted = {**pairs.counts.metrics(), "skipped_rows": pairs.read.refused}
     metrics = {**{name: float(value) for name, value in counted.items()}, **session.result()}
     made: Literal["adapter", "model"] = "adapter" if isinstance(ctx.stage, DpoStage) else "model"

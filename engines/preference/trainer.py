@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from engines.forward.arrangement import Arrangement
+from engines.forward.label_loss import FILLER
 from engines.preference.flat import FlatModel, ScoredTokens, rows_of_batch
 from engines.preference.reference import Reference
 from engines.preference.rows import HeldOut, Pair, PairDataset
@@ -98,8 +100,12 @@ class PreferenceTrainer(EngineMixin, DPOTrainer):
         """A window, with its pairs and the tokens that its loss counts."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._micro_batches = max(1, len(batches))
-        self._pairs_in_window = self.window.rows = sum(_pairs_of(batch) for batch in batches)
-        self.window.loss_tokens = sum(int(batch["completion_mask"][:, 1:].sum()) for batch in batches)
+        own = [batch for batch in batches if FILLER not in batch]
+        pairs = sum(_pairs_of(batch) for batch in own)
+        tokens = sum(int(batch["completion_mask"][:, 1:].sum()) for batch in own)
+        pairs, tokens = (int(number) for number in self.world.reduce_sum([pairs, tokens]))
+        self._pairs_in_window = self.window.rows = pairs
+        self.window.loss_tokens = tokens
         return batches, items
 
     def training_step(self, model: Any, inputs: dict[str, torch.Tensor], *more: Any, **named: Any) -> torch.Tensor:
@@ -119,7 +125,8 @@ class PreferenceTrainer(EngineMixin, DPOTrainer):
     def take_measured(self, inputs: dict[str, torch.Tensor]) -> dict[str, tuple[float, float]]:
         """What TRL measured of the last batch, each with the number of pairs or tokens that it is a mean of."""
         lists = self._metrics["train" if self.model.training else "eval"]
-        tokens = [float(half.sum()) for half in inputs["completion_mask"][:, 1:].chunk(2)]
+        counted = float(FILLER not in inputs)
+        tokens = [counted * float(half.sum()) for half in inputs["completion_mask"][:, 1:].chunk(2)]
         weights = {name: sum(tokens[half] for half in halves) for name, halves in _BY_TOKENS.items()}
         pairs = float(_pairs_of(inputs))
         found = {name: (float(values[-1]), weights.get(name, pairs)) for name, values in lists.items()}
@@ -143,7 +150,7 @@ class PreferenceTrainer(EngineMixin, DPOTrainer):
             return float(loss) * len(part), len(part), scored, self.take_measured(inputs)
 
         try:
-            for batch in held_out.batches:
+            for batch in self.world.share(held_out.batches):
                 for loss, count, scored, measured in fitting.each(batch, score):
                     total += loss
                     pairs += count
@@ -154,21 +161,39 @@ class PreferenceTrainer(EngineMixin, DPOTrainer):
                         both[1] += weight
         finally:
             self.model.train(training)
+        total, pairs, tokens, sums = self._over_all(total, pairs, tokens, sums)
         means: dict[str, float | None] = {name: whole / weight for name, (whole, weight) in sums.items()}
         return Scored(total / pairs, tokens, protocol(stage, held_out.protocol), means)
+
+    def _over_all(
+        self, total: float, pairs: int, tokens: int, sums: dict[str, list[float]]
+    ) -> tuple[float, int, int, dict[str, list[float]]]:
+        """The sums of an evaluation over all processes, of which one may have had no pairs."""
+        if self.world.size == 1:
+            return total, pairs, tokens, sums
+        found = self.world.gather_objects((total, pairs, tokens, sums))
+        every: dict[str, list[float]] = {}
+        for _, _, _, each in found:
+            for name, (whole, weight) in each.items():
+                both = every.setdefault(name, [0.0, 0.0])
+                both[0] += whole
+                both[1] += weight
+        return sum(one[0] for one in found), sum(one[1] for one in found), sum(one[2] for one in found), every
 
     @torch.no_grad()
     def with_references(self, pairs: list[Pair], collate: Any, size: int) -> list[Pair]:
         """The pairs with the log probabilities of the reference, in batches of `size`."""
-        found = []
-        for at in range(0, len(pairs), size):
+        found: list[list[Pair]] = []
+        for at in self.world.share(range(0, len(pairs), size)):
             part = pairs[at : at + size]
             inputs = self._prepare_inputs(collate(part))
             with rows_of_batch(self._arrangement, inputs["attention_mask"]):
                 both = self.compute_ref_log_probs(self.ref_model, inputs)
             known = zip(part, *(half.tolist() for half in both), strict=True)
-            found += [Pair(pair.chosen, pair.rejected, (chosen, rejected)) for pair, chosen, rejected in known]
-        return found
+            found.append([Pair(pair.chosen, pair.rejected, (chosen, rejected)) for pair, chosen, rejected in known])
+        # Batch k is process k's modulo their number, so the first of each come first.
+        every = zip_longest(*self.world.gather_objects(found), fillvalue=[])
+        return [pair for batches in every for batch in batches for pair in batch]
 
 
 class _Placeholder(torch.nn.Module):
@@ -211,4 +236,4 @@ def protocol(stage: PreferenceFields, labelled: str) -> str:
 
 
 def _pairs_of(batch: dict[str, torch.Tensor]) -> int:
-    return int(batch["input_ids"].shape[0]) // 2
+    return 0 if FILLER in batch else int(batch["input_ids"].shape[0]) // 2

@@ -91,7 +91,8 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
     if ctx.stage.linear == TERNARY:
         keep_rounded(model)
     save_model(model, ctx.out)
-    copy_tokenizer(ctx.out, shard.tokenizer)
+    if ctx.world.is_first:
+        copy_tokenizer(ctx.out, shard.tokenizer)
     return StageResult(
         metrics={**session.result(), **of_samples, "documents": float(dataset.documents)},
         artifacts=[Artifact(name=ctx.stage_name, kind="model", path=".")],

@@ -2,7 +2,8 @@
 
 Each is an object with "step" and, where it matters, "stage" (any by default) and "attempt" (1 by default):
 
-- `nan_loss {step, micro_batch}`: multiply the loss of that micro-batch (counted from 1) by NaN, before backward.
+- `nan_loss {step, micro_batch, rank}`: multiply the loss of that micro-batch (counted from 1) of that process (0 by
+  default) by NaN, before backward.
 - `large_gradient {step, factor}`: multiply the step's loss for backward, and so its gradient.
 - `memory_limit {rows, step}`: a micro-batch of more rows does not fit, from that step on (1 by default), in every
   attempt; with `checkpointing`, it fits once gradient checkpointing is on.
@@ -30,10 +31,10 @@ class Faults:
     stage: str
     attempt: int
 
-    def loss_factor(self, step: int, micro_batch: int) -> float | None:
+    def loss_factor(self, step: int, micro_batch: int, rank: int = 0) -> float | None:
         """The factor on the micro-batch's loss, or None."""
         fault = self._of("nan_loss", step)
-        if fault is not None and micro_batch == fault.get("micro_batch", 1):
+        if fault is not None and micro_batch == fault.get("micro_batch", 1) and rank == fault.get("rank", 0):
             return math.nan
         fault = self._of("large_gradient", step)
         return None if fault is None else float(fault.get("factor", 1e6))

@@ -56,3 +56,11 @@ class Fitting:
             f"memory ran out in an evaluation with {rows} rows at once ({which}); it continues with {self._most}, and"
             " the result is the same: per_device_eval_batch_size sets the number of rows"
         )
+
+
+class Whole(Fitting):
+    """Divides nothing: the processes over which a model is divided compute equally many passes."""
+
+    def each(self, rows: Sequence[Row], score: Callable[[Sequence[Row]], Result]) -> Iterator[Result]:
+        """The result of `score` for all rows."""
+        yield score(rows)

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from engines.forward.arrangement import PADDED, Arrangement
 from engines.forward.label_loss import IGNORED, REAL_TOKENS, LabelLoss, counted, rows_of
 from engines.forward.rows_attention import rows_in_sequence
-from engines.training.fitting import Fitting
+from engines.training.fitting import Fitting, Whole
+from engines.world import ALONE, World
 
 ANSWERS_PROTOCOL = "answers"
 WINDOWS_PROTOCOL = "windows"
@@ -172,6 +174,7 @@ def token_weighted_loss(
     on_progress: Callable[[int], None] | None = None,
     arrangement: Arrangement = PADDED,
     fitting: Fitting | None = None,
+    world: World = ALONE,
 ) -> tuple[float, int]:
     """Mean negative log likelihood per scored token, in nats, and the number of scored tokens.
 
@@ -185,12 +188,13 @@ def token_weighted_loss(
         on_progress: called after each batch with the tokens scored so far; an exception from it ends the evaluation.
         arrangement: how the rows of a batch go through the model; it does not change the loss.
         fitting: divides batches that memory does not hold, and says so.
+        world: the processes over which the batches are divided; each gets the result of all.
     """
     was_training = bool(model.training)
     device = next(model.parameters()).device
     loss = LabelLoss(model)
     model.eval()
-    fitting = fitting or Fitting()
+    fitting = Whole() if isinstance(next(model.parameters()), DTensor) else fitting or Fitting()
     total, tokens = 0.0, 0
 
     def sums(rows: Sequence[Example]) -> tuple[float, int]:
@@ -200,15 +204,33 @@ def token_weighted_loss(
         return sum(nll for nll, _ in found), sum(count for _, count in found)
 
     try:
-        for batch in batches:
+        for batch, counts in _shared(batches, world):
             for nll, count in fitting.each(batch.examples(), sums):
-                total += nll
-                tokens += count
+                total += nll if counts else 0.0
+                tokens += count if counts else 0
             if on_progress is not None:
                 on_progress(tokens)
     finally:
         model.train(was_training)
+    total, all_tokens = world.reduce_sum([total, tokens])
+    tokens = int(all_tokens)
     return (total / tokens if tokens else float("nan")), tokens
+
+
+def _shared(batches: Iterable[Batch], world: World) -> Iterator[tuple[Batch, bool]]:
+    """This process's batches, equally many in each, and whether they count: one that has none computes its last again.
+
+    The weights of a divided model come together in each pass, so every process must compute as many.
+    """
+    last: Batch | None = None
+    number = -1
+    for number, batch in enumerate(batches):
+        if number % world.size == world.rank or last is None:
+            last = batch
+        if number % world.size == world.rank:
+            yield batch, True
+    if last is not None and world.rank > number % world.size:
+        yield last, False
 
 
 def _losses(

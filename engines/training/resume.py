@@ -31,7 +31,7 @@ def check_resume(ctx: StageContext[TrainingFields], resume: ResumePoint) -> None
     elsewhere = _elsewhere(manifest)
     if elsewhere:
         ctx.warn(f"resumed from step {resume.step} elsewhere: {'; '.join(elsewhere)}")
-    differences = _differences(manifest, ctx.stage)
+    differences = _differences(manifest, ctx.stage, ctx.world.size)
     if differences:
         ctx.warn(
             f"resumed from step {resume.step}; results may differ from an uninterrupted run: " + "; ".join(differences)
@@ -68,9 +68,9 @@ def _names(cards: object) -> list[object]:
     return [card.get("name") for card in cards if isinstance(card, dict)] if isinstance(cards, list) else []
 
 
-def _differences(manifest: dict[str, object], stage: TrainingFields) -> list[str]:
+def _differences(manifest: dict[str, object], stage: TrainingFields, world_size: int) -> list[str]:
     now = {
-        "world_size": 1,
+        "world_size": world_size,
         "threads": torch.get_num_threads(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }

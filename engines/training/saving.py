@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -103,7 +103,8 @@ class CheckpointWriter:
         self._bytes = 0
         self.last_step: int | None = None
         self._unevaluated: CheckpointCommitted | None = None
-        self._clean()
+        if ctx.world.is_first:
+            self._clean()
 
     @property
     def lineage(self) -> list[tuple[int, int | None]]:
@@ -119,6 +120,7 @@ class CheckpointWriter:
         *,
         evaluation_follows: bool = False,
         wait: bool = True,
+        others: Sequence[Mapping[str, Any]] = (),
     ) -> bool:
         """Write a checkpoint of the present step; False, after a warning, when the write failed.
 
@@ -134,6 +136,7 @@ class CheckpointWriter:
             evaluation_follows: this step is evaluated next.
             wait: return when the checkpoint is committed. Else return when its copy is made, if it is made: a write
                 that fails later warns then, and `finish` says so.
+            others: the random states of the other processes, by rank from 1.
 
         Raises:
             Exception: a bug in a save, also in the one before.
@@ -149,7 +152,7 @@ class CheckpointWriter:
             position[EVALUATION_DUE] = True
         draft = draft_of(self._ctx.checkpoints / checkpoint_name(step))
         try:
-            parts = parts_of(trainer)
+            parts = parts_of(trainer, others)
             require_disk(self._ctx.checkpoints, self._bytes or staged_bytes(parts))
             draft.mkdir()  # not its parents: a run directory that was moved away must not be made again
             save = self._save(trainer, counters, parts, draft, began_s, eval_loss, position, evaluation_follows)
@@ -212,7 +215,7 @@ class CheckpointWriter:
             position=position,
             fields={
                 "tokens": counters.tokens,
-                "world_size": int(trainer.args.world_size),
+                "world_size": ctx.world.size,
                 "threads": torch.get_num_threads(),
                 "device": trainer.args.device.type,
                 **place(),

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from engines.context import StageContext
 from engines.events import Evaluated, Step
 from engines.run_dir import RunDir
+from engines.world import ALONE, World
 from recipes.problems import printable
 from recipes.stages.training import TrainingFields
 
@@ -128,12 +129,13 @@ class Scalars:
     Args:
         ctx: the attempt.
         resumed_step: the step after which it continues.
+        world: the processes; the first one writes.
     """
 
-    def __init__(self, ctx: StageContext[TrainingFields], resumed_step: int) -> None:
+    def __init__(self, ctx: StageContext[TrainingFields], resumed_step: int, world: World = ALONE) -> None:
         self._ctx = ctx
         self._reporters: dict[str, Reporter] = {}
-        for name in ctx.stage.report_to:
+        for name in ctx.stage.report_to if world.is_first else ():
             self._try(name, lambda name=name: self._open(name, resumed_step))
 
     def take(self, event: Step | Evaluated) -> None:

@@ -22,6 +22,9 @@ from engines.exhausted_memory import exhausted_memory
 from engines.forward.compiling import compile_layers, uncompiled
 from engines.forward.noise import noisy_embeddings
 from engines.guards import NO_IMPROVEMENT, Trip
+from engines.ranks.able import require_shareable, require_shareable_loss
+from engines.ranks.numbers import of_one_process, seed_process
+from engines.ranks.placement import FSDP2, is_sharded, strategy_asked
 from engines.training.arguments import training_arguments
 from engines.training.beginning import (
     START_FROM,
@@ -37,10 +40,11 @@ from engines.training.precision import keep_input_types
 from engines.training.progress import Counters
 from engines.training.requests import handle_requests
 from engines.training.resume import check_resume
+from engines.training.saves.shared import SharedWriter
 from engines.training.saving import EVALUATION_DUE, CheckpointWriter, damage
 from engines.training.scalars import Scalars
 from engines.training.schedule import Schedule, apply_now, schedule_of, warmup_steps
-from engines.training.start import NOT_DETERMINISTIC, setup_text
+from engines.training.start import NOT_DETERMINISTIC, device_words, setup_text
 from engines.training.task import Method, Scored, Task
 from engines.training.trainer import Measured, build_trainer, connect
 from engines.training.watch import EarlyStopping, Watch
@@ -59,6 +63,8 @@ class Session:
         self.ctx = ctx
         self.stage = ctx.stage
         self.task = task
+        self.world = ctx.world
+        require_shareable(ctx.stage, task, self.world)
         self.faults = Faults(ctx.test_faults, ctx.stage_name, ctx.attempt)
         self.counters = Counters()
         self.watch = Watch(self.stage.guards)
@@ -78,11 +84,12 @@ class Session:
         if self.point is not None:
             check_resume(ctx, self.point)
             self._restore(read_manifest(self.point.path), self.point.step)
-        self.writer = CheckpointWriter(ctx, self.faults, task.save_tokenizer)
+        self.writer = SharedWriter(CheckpointWriter(ctx, self.faults, task.save_tokenizer), self.world)
         self.last_eval: Evaluated | None = None
-        self.scalars = Scalars(ctx, self.resumed_step)
+        self.scalars = Scalars(ctx, self.resumed_step, self.world)
         self.trainer: Any = self._trainer(task.method)
         self.trainer.order = task.order
+        require_shareable_loss(self.trainer, task, self.world)
         self._measured: Measured | None = None
         report_devices(ctx, [self.trainer.args.device, *(p.device for p in task.model.parameters())])
 
@@ -156,7 +163,7 @@ class Session:
         if sys.exc_info()[0] is None:
             return
         with suppress(Exception):  # what ends the training is the cause, not what follows
-            self.writer.finish()
+            self.writer.end()
 
     def _evaluate_before(self, resume: ResumePoint) -> bool:
         """Evaluate the step of a checkpoint whose training ended during that evaluation; whether the stage ends there.
@@ -203,7 +210,8 @@ class Session:
 
     def _joined_tokens(self) -> int | None:
         """Tokens of the longest sequence of joined micro-batches; None where memory has run out before."""
-        return self.task.most_tokens if self.ctx.declared is None else None
+        joins = self.ctx.declared is None and strategy_asked(self.stage, self.world) != FSDP2
+        return self.task.most_tokens if joins else None  # parts of a divided model meet in equally many passes
 
     def _setup(self) -> str:
         words = "" if self.task.full else self.task.arrangement.words()
@@ -260,11 +268,17 @@ class Session:
 
     # Called by the Trainer, in the order of a step.
 
+    def placed(self, strategy: str) -> None:
+        """Report how the model's modules are placed over the processes."""
+        devices = self.world.gather_objects(device_words(self.trainer.args.device))
+        self.ctx.placed(strategy, devices)
+
     def train_begins(self) -> None:
         """Replace Trainer's number of steps by the stage's, which an operator may have changed."""
         self.trainer.state.max_steps = self.total_steps
         self.trainer.state.num_train_epochs = math.ceil(self.stage.num_train_epochs)
         self._plan(self.total_steps)
+        seed_process(self.stage.seed, self.resumed_step, self.world)
         if self._owes_evaluation and self.point is not None:
             # The evaluation is known now. Trainer has not loaded the random states of the checkpoint yet.
             self.trainer._load_rng_state(str(self.point.path))
@@ -382,7 +396,10 @@ class Session:
             GuardTrippedError: the loss has not improved for too long.
             StopRequested: the attempt's time is over.
         """
-        trip = self.watch.after_step(self.step, self.last_step)
+        if self.stage.guards.wall_clock_s is None:
+            trip = self.watch.after_step(self.step, self.last_step)
+        else:  # the processes' clocks differ
+            trip = self.world.decided(lambda: self.watch.after_step(self.step, self.last_step))
         if trip is None:
             return
         saved = f"checkpoint step-{self.step} is saved" if self.save() else "the checkpoint could not be written"
@@ -474,12 +491,16 @@ class Session:
             return None if method.evaluate is None else partial(method.evaluate, self.trainer, self.fitting)
         if val is None:
             return None
-        return lambda: Scored(*token_weighted_loss(model, val, arrangement=way, fitting=self.fitting), val.protocol, {})
+        return lambda: Scored(
+            *token_weighted_loss(model, val, arrangement=way, fitting=self.fitting, world=self.world), val.protocol, {}
+        )
 
     def sample(self, prompt: str = "") -> bool:
         """Generate text now, from this prompt or from the recipe's; False where the stage cannot."""
         if self.task.sample is None:
             return False
+        if not self.world.is_first and not is_sharded(self.task.model):
+            return True  # the first process generates it alone; a divided model needs all of them
         self.ctx.phase(PHASE_SAMPLING)
         with uncompiled(), self._autocast():
             return self.task.sample(self.step, prompt)
@@ -545,7 +566,8 @@ class Session:
         )
 
     def _utilization(self, tokens_per_second: float | None) -> dict[str, float]:
-        found = None if self.task.utilization is None else self.task.utilization.of(tokens_per_second)
+        of_one = None if tokens_per_second is None else tokens_per_second / self.world.size  # the peak is one device's
+        found = None if self.task.utilization is None else self.task.utilization.of(of_one)
         return {} if found is None else {"mfu": found}
 
     def _refuse(self, trip: Trip, measured: Measured) -> None:
@@ -556,7 +578,8 @@ class Session:
         self._note_trip(trip, step)
         limit = "" if trip.limit is None else f", over the limit {quantities.exact(trip.limit)}"
         raise GuardTrippedError(
-            f"{trip.guard} at step {step}: {quantities.number(trip.value, 6)}{limit}; the step was not applied"
+            f"{trip.guard} at step {step}: {quantities.number(trip.value, 6)}{limit}"
+            f"{of_one_process(measured.losses)}; the step was not applied"
             + ("" if self.step > self.resumed_step else damage(self.trainer.model))
         )
 
@@ -565,6 +588,8 @@ class Session:
         self.scalars.take(event)
 
     def _note_trip(self, trip: Trip, step: int) -> None:
+        if not self.world.is_first and trip.guard != EndReason.OUT_OF_MEMORY:
+            return  # all processes judge the same numbers; memory is each one's own
         self.ctx.emit(
             GuardTripped(
                 stage=self.ctx.stage_name,

@@ -14,6 +14,7 @@ from engines.forward.compiling import require_compiler
 from engines.forward.rows_attention import NAME, OWN
 from engines.processor import NO_GPU_FOR_LIGER, engine_affinities, node_for, nodes
 from engines.training.precision import matmul_precision, require_bf16
+from engines.world import world
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
 from recipes.stages.training import TrainingFields
@@ -30,6 +31,7 @@ def set_up_process(stage: TrainingFields) -> None:
     Raises:
         OperatorError: this machine cannot compute as the fields say.
     """
+    world().connect()
     require_bf16(stage.bf16)
     if stage.use_liger_kernel and not torch.cuda.is_available():
         raise OperatorError(f"use_liger_kernel — {NO_GPU_FOR_LIGER[0]}", NO_GPU_FOR_LIGER[1])
@@ -92,7 +94,7 @@ def setup_text(
     """
     frozen = {_format_of(weight) for weight in model.parameters() if not weight.requires_grad}
     products = "bfloat16" if bf16 else _float32_words(device)
-    parts = [libraries(backend), f"on {_device_words(device)}", f"products in {products}"]
+    parts = [libraries(backend), f"on {device_words(device)}", f"products in {products}"]
     if frozen:
         parts.append(f"frozen weights in {' and '.join(sorted(frozen))}")
     attention = getattr(causal_model(model).config, "_attn_implementation", None)
@@ -122,7 +124,8 @@ def libraries(backend: str) -> str:
     return f"{backend}: {', '.join(found)}"
 
 
-def _device_words(device: torch.device) -> str:
+def device_words(device: torch.device) -> str:
+    """A device as text: `cpu`, or `cuda` with the card's name and compute capability."""
     if device.type != "cuda":
         return device.type
     properties = torch.cuda.get_device_properties(device)

@@ -5,7 +5,8 @@ next step's learning rate. So the mixin measures at the source: losses as `train
 `_get_grad_norm`, which runs after the backward pass and before the optimizer and may refuse the step.
 
 The loss of a step is the sum of its micro-batch losses, because Trainer divides each by the number of loss tokens of
-the full accumulation window. One process trains, so nothing is reduced over ranks.
+the full accumulation window. With several processes the window is that of all of them: numbers of tokens, losses and
+what a method measures are summed over them, and every process judges the same numbers.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from engines.context import StageContext
@@ -27,6 +30,7 @@ from engines.data_wait import DataWait
 from engines.forward.arrangement import PADDED, Arrangement
 from engines.forward.joining import has_rows, join
 from engines.forward.label_loss import (
+    FILLER,
     LOSS_TOKENS,
     OWN_KEYS,
     REAL_TOKENS,
@@ -35,12 +39,23 @@ from engines.forward.label_loss import (
     rows_of,
 )
 from engines.forward.rows_attention import rows_in_sequence
+from engines.ranks.placement import Placement, keep_whole_states, place, require_strategy, strategy_asked, whole
+from engines.ranks.share import SharedBatches, SharedDataset, collate_shared
+from engines.ranks.states import load_divided, own_random_states
 from engines.training.faults import Faults
 from engines.training.optimizers.muon import muon_of
 from engines.training.schedule import Schedule, schedule_for, schedule_of
+from engines.world import World
 from recipes.stages.training import MUON, TrainingFields
 
-for _name in ("_get_grad_norm", "get_batch_samples", "_save_optimizer_and_scheduler", "_save_rng_state"):
+for _name in (
+    "_get_grad_norm",
+    "get_batch_samples",
+    "_load_from_checkpoint",
+    "_load_rng_state",
+    "_save_optimizer_and_scheduler",
+    "_save_rng_state",
+):
     assert hasattr(Trainer, _name), f"transformers.Trainer has no {_name}: this version of transformers is unsupported"
 
 
@@ -82,13 +97,14 @@ class Window:
 @dataclass(frozen=True)
 class Measured:
     """The measurements of a step before the optimizer applies it. `learning_rate` is the one it would use, `metrics`
-    what the training's method measured."""
+    what the training's method measured, `losses` the parts of the loss by process."""
 
     loss: float
     grad_norm: float
     learning_rate: float
     window: Window
     metrics: dict[str, float] = field(default_factory=dict)
+    losses: tuple[float, ...] = ()
 
 
 class StepListener(Protocol):
@@ -98,6 +114,9 @@ class StepListener(Protocol):
     faults: Faults
     data_wait: DataWait
     planned_steps: int
+
+    def placed(self, strategy: str) -> None:
+        """The model is placed over several processes, as its modules show."""
 
     def train_begins(self) -> None:
         """Trainer has computed its number of steps."""
@@ -121,6 +140,11 @@ class EngineMixin:
 
     session: StepListener
     window: Window
+    placement: Placement = Placement()
+    strategy = "single"
+    """The strategy that the stage asks for."""
+    world: World = World()
+    accelerator: Any
     args: TrainingArguments
     state: Any
     _trains = False
@@ -146,12 +170,37 @@ class EngineMixin:
             mask, known = batch.get("attention_mask"), batch.get(REAL_TOKENS)
             padded = batch["input_ids"].numel() if mask is None or known is not None else int(mask.sum())
             self.window.tokens += padded if known is None else known
-            self.window.rows += _rows_in(batch)
+            self.window.rows += 0 if FILLER in batch else _rows_in(batch)
         # The collate function has counted them: to read `items`, the processor would wait for the device.
         counts = [batch.get(LOSS_TOKENS) for batch in batches]
         known_tokens = None if None in counts else sum(count for count in counts if count is not None)
         self.window.loss_tokens = 0 if items is None else int(items) if known_tokens is None else known_tokens
+        if self.world.size > 1:
+            items = self._over_processes(items)
         return batches, items
+
+    def _over_processes(self, items: torch.Tensor | int | None) -> torch.Tensor | int | None:
+        """Make the window that of all processes; their loss tokens."""
+        window = self.window
+        found = self.world.reduce_sum([window.tokens, window.rows, window.loss_tokens])
+        window.tokens, window.rows, window.loss_tokens = (int(number) for number in found)
+        return items if items is None else torch.full_like(torch.as_tensor(items), window.loss_tokens)
+
+    def get_train_dataloader(self) -> Any:
+        """The batches of this process."""
+        whole_loader: Any = super().get_train_dataloader()  # type: ignore[misc]
+        if self.world.size == 1:
+            return whole_loader
+        own = DataLoader(
+            SharedDataset(whole_loader.dataset),
+            batch_sampler=SharedBatches(whole_loader.batch_sampler, self.world),
+            collate_fn=partial(collate_shared, whole_loader.collate_fn),
+            num_workers=whole_loader.num_workers,
+            pin_memory=whole_loader.pin_memory,
+            worker_init_fn=whole_loader.worker_init_fn,
+            prefetch_factor=whole_loader.prefetch_factor,
+        )
+        return self.accelerator.prepare(own)
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own loss; a test fault can change it."""
@@ -159,9 +208,13 @@ class EngineMixin:
             rows = _rows_in(args[1])
             checkpointing = self.session.ctx.stage.gradient_checkpointing
             self.session.faults.allocate(self.state.global_step + 1, rows, checkpointing=checkpointing)
-        loss = super().compute_loss(*args, **kwargs)  # type: ignore[misc]
+        loss = self.placement.forward(partial(super().compute_loss, *args, **kwargs))  # type: ignore[misc]
+        if FILLER in args[1]:
+            return loss * 0
         if self.session.ctx.test_faults and torch.is_tensor(loss):
-            factor = self.session.faults.loss_factor(self.state.global_step + 1, len(self.window.losses) + 1)
+            factor = self.session.faults.loss_factor(
+                self.state.global_step + 1, len(self.window.losses) + 1, self.world.rank
+            )
             return loss if factor is None else loss * factor
         return loss
 
@@ -170,13 +223,17 @@ class EngineMixin:
         device."""
         model = args[0]
         self._trains = self._trains or all(module.training for module in model.modules())
-        with _in_training_mode(model, every_module=self._trains):
+        last = self.world.size == 1 or bool(self.accelerator.sync_gradients)
+        with _in_training_mode(model, every_module=self._trains), self.placement.synced(last=last):
             loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
         self.window.losses.append(loss)
         return loss
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
+        norm = whole(super()._get_grad_norm(model, grad_norm=grad_norm))  # type: ignore[misc]
+        if self.world.size > 1:
+            self._measure_over_processes(float(norm))
+            return norm
         window = self.window
         device = window.losses[0].device
         parts = [loss.double() for loss in window.losses]
@@ -187,8 +244,33 @@ class EngineMixin:
         self.session.before_optimizer_step(Measured(first, second, rate, window, dict(zip(means, rest, strict=True))))
         return norm
 
+    def _measure_over_processes(self, norm: float) -> None:
+        """Report the step's numbers as all processes together have them: in each the same."""
+        window, size = self.window, self.world.size
+        loss = torch.stack([loss.double() for loss in window.losses]).sum()
+        totals = [torch.stack(parts).sum() for each in (window.sums, window.weights) for parts in each.values()]
+        own, *rest = torch.stack([loss, *(total.to(loss.device) for total in totals)]).tolist()
+        by_process = [0.0] * (2 * size)
+        by_process[self.world.rank], by_process[size + self.world.rank] = own, window.data_wait_s
+        found = self.world.reduce_sum([*by_process, *rest])
+        losses, waits, rest = found[:size], found[size : 2 * size], found[2 * size :]
+        window.data_wait_s = max(waits)
+        sums, weights = rest[: len(window.sums)], rest[len(window.sums) :]
+        means = {name: one / other for name, one, other in zip(window.sums, sums, weights, strict=True)}
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        self.session.before_optimizer_step(Measured(sum(losses), norm, rate, window, means, tuple(losses)))
+
     def create_optimizer(self, model: Any = None) -> Any:
-        """The optimizer of the stage; Trainer's own unless it is Muon."""
+        """The optimizer of the stage; Trainer's own unless it is Muon. The model is placed before."""
+        if self.optimizer is None and self.world.size > 1:
+            self.placement = place(self.model, self.strategy, self.world, self.args.device)
+            self.session.placed(require_strategy(self.model, self.placement, self.strategy))
+            made = self._made_optimizer(model)
+            keep_whole_states(made)
+            return made
+        return self._made_optimizer(model)
+
+    def _made_optimizer(self, model: Any) -> Any:
         if self.optimizer is None and self.session.ctx.stage.optim == MUON:
             trained = model or self.model
             self.optimizer = muon_of(trained, set(self.get_decay_parameter_names(trained)), self.args)
@@ -215,6 +297,19 @@ class EngineMixin:
         for group, values in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(values)
         self.session.after_scheduler_load(recipe)
+
+    def _load_from_checkpoint(self, folder: str, model: Any = None) -> None:
+        if not load_divided(model or self.model, Path(folder)):
+            super()._load_from_checkpoint(folder, model)  # type: ignore[misc]
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """The random states of this process, if the checkpoint has them."""
+        if self.world.rank == 0 or checkpoint is None:
+            super()._load_rng_state(checkpoint)  # type: ignore[misc]
+            return
+        folder = own_random_states(Path(checkpoint), self.session.ctx.work, self.world.rank)
+        if folder is not None:
+            super()._load_rng_state(str(folder))  # type: ignore[misc]
 
     def _save_checkpoint(self, _model: torch.nn.Module, _trial: Any = None) -> None:
         self.session.save()
@@ -262,6 +357,7 @@ class RowsMixin:
     """
 
     args: TrainingArguments
+    placement: Placement
     arrangement: Arrangement = PADDED
     label_loss: LabelLoss | None = None
     most_tokens: int | None = None
@@ -287,10 +383,18 @@ class RowsMixin:
         if not has_rows(inputs):  # its rows are in another micro-batch
             return torch.zeros((), device=self.args.device)
         if self.arrangement.way == "row by row":
-            return torch.stack([step(model, row, num_items_in_batch) for row in rows_of(inputs)]).sum()
+            return self._row_by_row(step, model, rows_of(inputs), num_items_in_batch)
         with rows_in_sequence(inputs["lengths"]):  # until the backward pass has ended: it may compute forward again
             packed: torch.Tensor = step(model, inputs, num_items_in_batch)
         return packed
+
+    def _row_by_row(self, step: Any, model: Any, rows: list[dict[str, torch.Tensor]], items: Any) -> torch.Tensor:
+        """The passes of single rows; gradients of all processes come together in the last one only."""
+        losses = []
+        for number, row in enumerate(rows, 1):
+            with self.placement.synced(last=number == len(rows)):
+                losses.append(step(model, row, items))
+        return torch.stack(losses).sum()
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Sum over the labels, divided by those of the window; the model's own loss where it has another one."""
@@ -374,4 +478,5 @@ def connect(trainer: Any, session: StepListener) -> None:
     """Let a Trainer with the mixin report to the session, and print nothing."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StepCallback(session))
-    trainer.session = session
+    trainer.session, trainer.world = session, session.ctx.world
+    trainer.strategy = strategy_asked(session.ctx.stage, trainer.world)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
@@ -12,6 +12,7 @@ from recipes.stages.fields import starting_weights
 from recipes.stages.finetune import FINETUNE, FinetuneFields, FinetuneModelStage, FinetuneStage
 from recipes.stages.kind import StageKind
 from recipes.stages.label_fields import LABEL_METRICS
+from recipes.stages.launch.fields import DDP, SINGLE
 from recipes.stages.training import EVALUATES, training_metrics
 
 LOSS_TYPES = (
@@ -36,6 +37,8 @@ MEASURED = (
 
 class PreferenceFields(FinetuneFields):
     """The fields of training on pairs of answers, whatever its output."""
+
+    strategies: ClassVar[tuple[str, ...]] = (SINGLE, DDP)
 
     data: str = setting(
         section="Inputs",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
@@ -14,7 +14,7 @@ from recipes.stages.data_fields import DATASET, READ_METRICS, DataFields
 from recipes.stages.fields import MODEL_OUTPUTS, StageFields, starting_weights
 from recipes.stages.kind import UNSLOTH, StageKind
 from recipes.stages.label_fields import LABEL_METRICS, LabelFields
-from recipes.stages.launch.fields import FSDP2
+from recipes.stages.launch.fields import DDP, SINGLE
 from recipes.stages.training import EVALUATES, MUON, TrainingFields, training_metrics, training_needs
 
 ALL_LINEAR = "all-linear"
@@ -399,6 +399,8 @@ class FinetuneFields(TrainingFields, DataFields, LabelFields, BackendFields):
 class FinetuneStage(FinetuneFields, AdapterFields, BaseFields, QuantizedFields):
     """LoRA or QLoRA fine-tuning of a model, with its chat template and the loss on answers only."""
 
+    strategies: ClassVar[tuple[str, ...]] = (SINGLE, DDP)
+
     kind: Literal["finetune"] = "finetune"
     output: Literal["adapter"] = "adapter"
     start_from: str | None = starting_weights("adapter", "Adapter")
@@ -451,11 +453,6 @@ class FinetuneStage(FinetuneFields, AdapterFields, BaseFields, QuantizedFields):
             yield (
                 "backend — Unsloth computes in one process; got unsloth and"
                 f" {self.launch.world_size} processes; allowed: hf, or launch.processes = 1"
-            )
-        if self.launch.strategy == FSDP2 and self.load_in_4bit:
-            yield (
-                "load_in_4bit — fsdp2 cannot divide weights of 4 bits beside those of an adapter; got true; allowed:"
-                " false, or launch.strategy = ddp"
             )
 
     @model_validator(mode="after")

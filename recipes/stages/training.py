@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -11,7 +11,7 @@ from recipes.problems import shown
 from recipes.setting import setting
 from recipes.stages.fields import ComputeFields, ModelGuards, ModelRetry
 from recipes.stages.kind import TRAIN
-from recipes.stages.launch.fields import FSDP2, LaunchFields
+from recipes.stages.launch.fields import DDP, FSDP2, SINGLE, LaunchFields
 
 QUANTIZED_OPTIMIZERS = (
     "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_32bit", "lion_8bit", "paged_lion_32bit",
@@ -22,12 +22,16 @@ MUON = "muon"
 """The optimizer of matrices, which a training of all weights can have."""
 UNREAD = {"adafactor": ("adam_beta1", "adam_beta2", "adam_epsilon"), "lion": ("adam_epsilon",)}
 """Settings of Adam that other optimizers, by a part of their names, do not have."""
+DIVIDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
+"""Optimizers whose step of a part of a weight is that part of their step: each value has a state of its own."""
 EVALUATED = ("eval_loss", "eval_perplexity")
 """What each evaluation measures."""
 
 
 class TrainingFields(ComputeFields, LaunchFields):
     """The fields that pretraining and fine-tuning share."""
+
+    strategies: ClassVar[tuple[str, ...]] = (SINGLE, DDP, FSDP2)
 
     max_length: int = setting(
         512,
@@ -309,11 +313,15 @@ class TrainingFields(ComputeFields, LaunchFields):
 
     def launch_problems(self) -> Iterator[str]:
         """What does not work with parts of weights and of optimizer states."""
-        if self.launch.strategy == FSDP2 and (self.optim in QUANTIZED_OPTIMIZERS or self.optim == MUON):
+        if self.launch.strategy != FSDP2:
+            return
+        if self.optim not in DIVIDED_OPTIMIZERS:
             yield (
-                f"optim — {self.optim} needs whole matrices, and fsdp2 divides them; got {self.optim}; allowed: an"
-                " AdamW of torch, or launch.strategy = ddp"
+                f"optim — {self.optim} needs whole matrices, and fsdp2 divides them; got {self.optim}; allowed:"
+                f" {', '.join(DIVIDED_OPTIMIZERS)}, or launch.strategy = ddp"
             )
+        if self.torch_compile:
+            yield "torch_compile — fsdp2 does not divide compiled layers; got true; allowed: false"
 
     @property
     def evaluates(self) -> bool:

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,9 @@ from transformers import Trainer
 from transformers.training_args import ParallelMode
 
 from engines.json_text import read_object
+from engines.ranks.placement import is_sharded, part_of, whole
+from engines.ranks.states import random_states_file
+from engines.world import world
 
 MODEL, OPTIMIZER, SCHEDULER, RANDOM, STATE = (
     "model", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
@@ -38,6 +41,7 @@ class Parts:
         optimizer: its state dict.
         scheduler: its state dict.
         random_states: by generator, as Trainer names them.
+        others: those of the other processes, by rank from 1.
         state: Trainer's own counters.
     """
 
@@ -47,6 +51,7 @@ class Parts:
     scheduler: Mapping[str, Any]
     random_states: Mapping[str, Any]
     state: Any
+    others: tuple[Mapping[str, Any], ...] = ()
 
     def changing(self) -> Iterator[torch.Tensor]:
         """Every tensor that the next step may change."""
@@ -58,21 +63,47 @@ class Parts:
         return finite(self.changing())
 
 
-def parts_of(trainer: Trainer) -> Parts:
-    """The parts as they are now: the tensors are the training's own, everything else is a copy."""
+def parts_of(trainer: Trainer, others: Sequence[Mapping[str, Any]] = ()) -> Parts:
+    """The parts as they are now: the tensors are the training's own, everything else is a copy.
+
+    Weights and states that are divided over processes come together, which is an exchange: meanwhile the other
+    processes call `take_part`.
+    """
     model = trainer.model
-    state = model.state_dict()
-    frozen = {_storage(weight) for weight in model.parameters() if not weight.requires_grad}
-    frozen -= {_storage(weight) for weight in model.parameters() if weight.requires_grad}
+    state = whole_weights(model) or model.state_dict()
+    own = [] if is_sharded(model) else list(model.parameters())
+    frozen = {_storage(weight) for weight in own if not weight.requires_grad}
+    frozen -= {_storage(weight) for weight in own if weight.requires_grad}
     trained = {name for name, value in state.items() if torch.is_tensor(value) and _storage(value) not in frozen}
     return Parts(
         model=dict(state),
         trained=frozenset(trained),
         optimizer=trainer.optimizer.state_dict(),
         scheduler=copy.deepcopy(trainer.lr_scheduler.state_dict()),
-        random_states=_random_states(trainer),
+        random_states=random_states(trainer),
         state=copy.deepcopy(trainer.state),
+        others=tuple(others),
     )
+
+
+def take_part(trainer: Trainer) -> None:
+    """Give the parts that this process has to the first one: the same exchanges in the same order as `parts_of`."""
+    whole_weights(trainer.model, keep=False)
+    trainer.optimizer.state_dict()
+
+
+def whole_weights(model: Any, *, keep: bool = True) -> dict[str, Any] | None:
+    """The state dict of a model whose weights are divided over the processes, whole; None where they are not divided.
+
+    Every process must call it. `keep`: whether this one needs the result.
+    """
+    if not is_sharded(model):
+        return None
+    same: dict[int, str] = {}  # tied weights are one tensor, as in a model that is not divided
+    first = {name: same.setdefault(id(one), name) for name, one in model.named_parameters(remove_duplicate=False)}
+    state = dict(model.state_dict())
+    found = {name: whole(value, keep=keep) for name, value in state.items() if first.get(name, name) == name}
+    return {name: found[first.get(name, name)] for name in state}
 
 
 def write_parts(folder: Path, model: Any, parts: Parts) -> None:
@@ -88,14 +119,24 @@ def write_parts(folder: Path, model: Any, parts: Parts) -> None:
     """
     if not folder.is_dir():  # the run was moved since, and libraries would make its folders again
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
-    save_model(model, folder, dict(parts.model))
+    write_model(model, folder, dict(parts.model))
     torch.save(parts.optimizer, folder / OPTIMIZER)
     torch.save(parts.scheduler, folder / SCHEDULER)
     torch.save(parts.random_states, folder / RANDOM)
+    for rank, states in enumerate(parts.others, 1):
+        torch.save(dict(states), folder / random_states_file(rank))
     parts.state.save_to_json(str(folder / STATE))
 
 
-def save_model(model: Any, folder: Path, weights: dict[str, Any] | None = None) -> None:
+def save_model(model: Any, folder: Path) -> None:
+    """Write a trained model in the first process; the others give it their parts."""
+    first = world().is_first
+    weights = whole_weights(model, keep=first)
+    if first:
+        write_model(model, folder, weights)
+
+
+def write_model(model: Any, folder: Path, weights: dict[str, Any] | None = None) -> None:
     """Save a model as a Hugging Face folder, or a PEFT model's adapter as an adapter folder; always safetensors.
 
     Args:
@@ -115,7 +156,7 @@ def finite(tensors: Iterator[torch.Tensor]) -> bool:
     """Whether tensors of any shape and type contain only finite values."""
     # A finite sum proves all parts finite in one pass without a mask; only a non-finite sum needs the slower check.
     for tensor in tensors:
-        detached = tensor.detach()
+        detached = part_of(tensor.detach())
         if not detached.is_floating_point() or bool(torch.isfinite(detached.sum(dtype=torch.float32))):
             continue
         if not bool(torch.isfinite(detached).all()):
@@ -139,7 +180,8 @@ def _storage(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _random_states(trainer: Trainer) -> dict[str, Any]:
+def random_states(trainer: Trainer) -> dict[str, Any]:
+    """Those of this process."""
     states: dict[str, Any] = {
         "python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.random.get_rng_state()
     }  # fmt: skip

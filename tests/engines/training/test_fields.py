@@ -215,6 +215,7 @@ ELSEWHERE = {
     "devices": "cockpit/supervision/test_engine_environment.py::test_the_engine_sees_the_stage_s_devices",
     "use_liger_kernel": "engines/training/test_kernels.py::test_liger_needs_a_gpu",
     "torch_compile": "engines/training/test_kernels.py::test_compiled_layers_have_the_same_losses",
+    "launch": "engines/ranks/test_two_processes.py::test_two_processes_train_as_one_does",
     "gate": "engines/test_host.py::test_a_failed_gate_refuses_the_output",
     "retry": "engines/training/test_fields.py::test_every_key_of_guards_and_retries",
     "start_from": "engines/training/test_beginning.py::test_finished_weights_start_a_new_training",
