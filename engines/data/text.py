@@ -305,9 +305,21 @@ def _no_documents(found: list[TextSource], fields: SourceFields) -> OperatorErro
     others: Counter[str] = sum((one.left_out.other_kinds for one in found), Counter())
     places = ", ".join(printable(str(one.place), 400) for one in found)
     return OperatorError(
-        f"{places} has no usable documents ({dropped_text(counts, others)})",
-        f"include is {', '.join(fields.include) or 'not set'}; check include, exclude and max_file_bytes",
+        f"{places} has no usable documents ({dropped_text(counts, others)})", _what_to_do(counts, fields)
     )
+
+
+def _what_to_do(counts: Counter[str], fields: SourceFields) -> str:
+    """How a source without documents gets some, by the reason that left out most of them."""
+    reason = counts.most_common(1)[0][0] if counts else ""
+    hints = {
+        "not_utf8": "set encoding if the files are text in another encoding, such as latin-1",
+        "binary": "give files of text: these contain bytes that no text has",
+        "empty": "give files with text: these are empty",
+        "too_large": f"raise max_file_bytes; it is {fields.max_file_bytes}",
+    }
+    include = ", ".join(fields.include) or "not set"
+    return hints.get(reason, f"include is {include}; check include, exclude and max_file_bytes")
 
 
 def dropped_text(dropped: Counter[str], other_kinds: Counter[str] | None = None) -> str:

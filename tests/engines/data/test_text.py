@@ -211,3 +211,26 @@ def test_the_standard_library_is_a_source(tmp_path: Path) -> None:
     assert not any("site-packages" in path for path in paths)
     assert metadata["python"]
     assert json.loads((out / "metadata.json").read_text()) == metadata
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        ("Grüße aus Köln\n".encode("latin-1") * 20, "set encoding if the files are text in another encoding"),
+        (b"some words\n" * 20 + b"\0\0", "give files of text"),
+        (b" \n\n", "give files with text"),
+    ],
+)
+def test_a_source_of_unreadable_files_says_what_to_do_about_them(tmp_path: Path, content: bytes, hint: str) -> None:
+    source = write_tree(tmp_path / "source", {"a.txt": content, "b.txt": content + b"\n"})
+    with pytest.raises(OperatorError, match="has no usable documents") as raised:
+        prepare_text(str(source), fresh(tmp_path / "out"))
+    assert hint in (raised.value.hint or "")
+
+
+def test_one_document_cannot_fill_three_splits_and_the_error_says_how_it_can(tmp_path: Path) -> None:
+    source = write_tree(tmp_path / "source", {"a.txt": "one document only\n"})
+    with pytest.raises(OperatorError, match=r"cannot divide 1 document\(s\) into train, val, test") as raised:
+        prepare_text(str(source), fresh(tmp_path / "out"))
+    assert "set val_fraction = 0 and test_fraction = 0" in (raised.value.hint or "")
+    assert [one.name for one in (tmp_path / "out").iterdir()] == []

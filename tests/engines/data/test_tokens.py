@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sentencepiece import SentencePieceProcessor
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from engines.data.documents import read_documents
 from engines.data.shards import TokenShard
@@ -207,3 +208,18 @@ def test_a_damaged_line_of_text_is_named_with_its_number(tmp_path: Path, text: P
     count = len((broken / "train.jsonl").read_bytes().splitlines())
     with pytest.raises(OperatorError, match=rf"train\.jsonl:{count}: not a document"):
         tokens_of(broken, tokenizer, tmp_path / "out")
+
+
+def test_ids_above_65535_are_not_cut_to_16_bits(tmp_path: Path) -> None:
+    words = {"</s>": 0, **{f"w{number}": number for number in range(1, 70_001)}}
+    made = Tokenizer(models.WordLevel(words, unk_token="</s>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    folder = fresh(tmp_path / "tokenizer")
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    wanted = [65_535, 65_536, 70_000, 1]
+    line = json.dumps({"path": "a", "text": " ".join(f"w{number}" for number in wanted)})
+    data = write_tree(tmp_path / "text", {"train.jsonl": line + "\n", "val.jsonl": "", "test.jsonl": ""})
+    shard = TokenShard(tokens_of(data, folder, tmp_path / "tokens"), "train", verify=True)
+    assert shard.manifest.dtype == "uint32"
+    assert shard.tokens.tolist() == [*wanted, 0]
