@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.processor import cpp_compiler, memory_bytes, node_for, nodes, usable_cores
+from engines.processor import available_memory_bytes, cpp_compiler, memory_bytes, node_for, nodes, usable_cores
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -121,3 +121,20 @@ def test_the_machine_s_memory_is_read_from_the_kernel(tmp_path: Path) -> None:
     assert memory_bytes(tmp_path / "absent") is None
     here = memory_bytes()
     assert here is None or 0 < here[1] <= here[0]
+
+
+def test_available_memory_is_the_least_that_the_machine_and_its_control_groups_leave(tmp_path: Path) -> None:
+    machine = {"proc/meminfo": "MemTotal: 1000 kB\nMemAvailable: 900 kB", "proc/self/cgroup": "0::/a/b"}
+    assert available_memory_bytes(write(tmp_path / "free", machine)) == 900 * 1024
+    limited = {
+        **machine,
+        "sys/fs/cgroup/a/memory.max": "800000",
+        "sys/fs/cgroup/a/memory.current": "700000",
+        "sys/fs/cgroup/a/memory.stat": "anon 1\ninactive_file 150000\nactive_file 50000",
+        "sys/fs/cgroup/a/b/memory.max": "max",
+        "sys/fs/cgroup/a/b/memory.current": "600000",
+    }
+    assert available_memory_bytes(write(tmp_path / "limited", limited)) == 300_000, "cached files can make room"
+    over = {**limited, "sys/fs/cgroup/a/memory.current": "2000000"}
+    assert available_memory_bytes(write(tmp_path / "over", over)) == 1
+    assert available_memory_bytes(tmp_path / "absent") is None

@@ -126,6 +126,20 @@ def test_packed_sequences_are_full_and_said_to_be() -> None:
     assert f"if sequences have {stage(QLORA).max_length} tokens" in packed
 
 
+def test_the_copies_of_saves_are_named_and_are_not_part_of_the_peak() -> None:
+    """Weights of an adapter and their two moments, in float32."""
+    plain = {**QLORA, "optim": "adamw_torch"}
+    usual, waits = need(plain, QWEN_14B), need({**plain, "async_save": False}, QWEN_14B)
+    assert (usual.copies, waits.copies) == (3 * usual.gradients, 0)
+    assert usual.total == waits.total
+    said, silent = (
+        memory_words(StageMemory(stage({**plain, "async_save": on}), shape(QWEN_14B), True, None))
+        for on in (True, False)
+    )
+    assert "async_save copies" in said
+    assert "async_save" not in silent
+
+
 def test_a_training_that_does_not_fit_says_which_changes_fit_and_what_they_cost() -> None:
     one = StageMemory(stage({**QLORA, "load_in_4bit": False}), shape(QWEN_14B), True, None)
     assert memory_warning(one, Memory(200 * GIB, 200 * GIB)) == ""

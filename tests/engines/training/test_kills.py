@@ -76,17 +76,18 @@ IN_FLIGHT: list[tuple[str, int, int]] = [
     ("in-flight", 4, 8),
     ("fsync", 4, 9),
     ("staging", 6, 20),
-    ("in-flight", 6, 3),
+    ("fsync", 6, 5),
     ("rotation", 6, 1),
     ("in-flight", 8, 6),
     ("fsync", 10, 1),
-    ("in-flight", 12, 7),
+    ("in-flight", 10, 7),
     ("save", 14, 3),
     ("in-flight", 16, 5),
     ("staging", 18, 2),
     ("in-flight", 22, 1),
 ]
-"""Twenty deaths with a checkpoint on its way: in its copy, in its files before and after a step, in its syncs."""
+"""Twenty deaths with a checkpoint on its way: in its copy, in its files before and after a step, in its syncs. A step
+that is evaluated waits for its checkpoint, so none of these is in flight over the next step."""
 POINTS: list[tuple[str, int, int]] = [
     ("loaded", 1, 1),
     ("micro-batch", 1, 2),
