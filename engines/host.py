@@ -244,7 +244,8 @@ def _failed(ctx: StageContext[StageFields], error: BaseException) -> ExitCode:
         return _out_of_memory(ctx, error)
     if ctx.world.size > 1 and is_of_another_rank(error):
         traceback.print_exception(error)
-        return _ended(ctx, EndReason.RANK_LOST, f"{type(error).__name__}: {error}")
+        first = str(error).strip().partition("\n")[0]
+        return _ended(ctx, EndReason.RANK_LOST, f"an exchange with another process failed: {printable(first, 160)}")
     if isinstance(error, OperatorError | StageFailedError):
         texts = [text for text in (str(error), getattr(error, "hint", "")) if text]
         sys.stderr.write("\n".join(texts) + "\n")

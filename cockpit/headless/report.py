@@ -107,6 +107,8 @@ def _notes(state: RunState, *, reasons: bool) -> list[str]:
     for stage in state.stages:
         if len(stage.attempts) > 1:
             notes.append(f"{stage.name}: {len(stage.attempts)} attempts")
+        if stage.current is not None and stage.current.placed_words:
+            notes.append(f"{stage.name}: {safe_text(stage.current.placed_words, 80)}")
         notes += [
             f"{stage.name}: attempt {attempt.attempt} computed on {devices_words(attempt.devices)}"
             for attempt in stage.attempts

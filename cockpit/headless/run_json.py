@@ -103,6 +103,9 @@ def _attempt_json(attempt: AttemptView) -> dict[str, Any]:
         else {"attempt": origin.attempt, "step": origin.step, "sha256": origin.sha256},
         "inputs": None if attempt.inputs is None else [msgspec.structs.asdict(item) for item in attempt.inputs.inputs],
         "devices": None if attempt.devices is None else [msgspec.structs.asdict(d) for d in attempt.devices.devices],
+        "processes": None
+        if attempt.placed is None
+        else {name: getattr(attempt.placed, name) for name in ("world_size", "strategy", "devices", "host", "run")},
         "adjusted": [msgspec.structs.asdict(change) for change in attempt.adjusted],
         "guards": [{"guard": g.guard, "step": g.step, "value": g.value, "limit": g.limit} for g in attempt.guards],
     }

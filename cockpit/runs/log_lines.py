@@ -203,7 +203,11 @@ def _inputs(event: InputsRecorded) -> str:
 
 
 _RUN_LEVELS: dict[RunStatus, Level] = {RunStatus.SUCCEEDED: "good", RunStatus.STOPPED: "warn"}
-_ATTEMPT_LEVELS: dict[EndReason, Level] = {EndReason.SUCCEEDED: "quiet", EndReason.STOPPED: "warn"}
+_ATTEMPT_LEVELS: dict[EndReason, Level] = {
+    EndReason.SUCCEEDED: "quiet",
+    EndReason.STOPPED: "warn",
+    EndReason.RANK_LOST: "warn",
+}
 _PAST = {
     StartReason.LAUNCH: "launched",
     StartReason.RESUME: "resumed",

@@ -85,6 +85,11 @@ class AttemptView:
     _by_supervisor: AttemptEnded | None = None
 
     @property
+    def placed_words(self) -> str:
+        """`2 processes, ddp`, as its processes said; empty for one process. Not safe to print before `safe_text`."""
+        return "" if self.placed is None else f"{self.placed.world_size} processes, {self.placed.strategy}"
+
+    @property
     def busy_s(self) -> float | None:
         """Seconds from its engine's first record to the newest one, by the monotonic clock; None without a record."""
         spans = [engine.m - engine.lifecycle[0][1].m for engine in self.engines if engine.lifecycle]
@@ -146,7 +151,9 @@ class AttemptView:
         self.detail = knowing.detail or next((account.detail for account in accounts if account.detail), "")
         self.exit = next((account.exit for account in reversed(accounts) if account.exit is not None), None)
         self.ended_t = max(account.t for account in accounts)
-        self.cpu_s = next((account.cpu_s for account in (ours, theirs) if account and account.cpu_s is not None), None)
+        # An engine knows what it used itself, the supervisor what all its processes used.
+        users = (ours, theirs) if self.placed is None else (theirs, ours)
+        self.cpu_s = next((account.cpu_s for account in users if account and account.cpu_s is not None), None)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from cockpit.headless.report import report_lines
 from cockpit.runs.ending import console_tail
 from cockpit.runs.reader import RunReader, read_now
 from cockpit.runs.stage_view import AttemptView
@@ -250,3 +252,10 @@ def test_what_happens_in_one_process_alone_is_named_by_its_rank(
         assert any("Traceback" in line for line in console_tail(run, "part-1", 1, rank=1))
     else:
         assert [e.step for e in events(run) if isinstance(e, GuardTripped)] == [3]
+
+
+def test_reports_say_how_many_processes_there_are(killed: Killed) -> None:
+    assert "part-1: 2 processes, ddp" in report_lines(read_now(killed.run).state)
+    placed = attempt_of(killed.run, 1).placed
+    assert placed is not None
+    assert (placed.host, placed.run) == (socket.gethostname(), killed.run.id)

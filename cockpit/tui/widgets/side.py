@@ -110,6 +110,8 @@ def _attempts(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, 
     most = retry.get("max_attempts", 1) if isinstance(retry, dict) else None
     count = state.attempts_since_resume(stage.name)
     pen.pair("attempt", f"{attempt.attempt}" + (f"  ({count} of max {most})" if most else ""))
+    if attempt.placed is not None:
+        pen.pair("processes", attempt.placed_words)
     if attempt.resumed_from is not None:
         pen.pair("resumed from", f"step {attempt.resumed_from.step} (attempt {attempt.resumed_from.attempt})")
     if attempt.learning_rate_scale != 1:
