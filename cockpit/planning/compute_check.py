@@ -12,6 +12,10 @@ from recipes.load import LoadedRecipe
 from recipes.problems import Problem
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import ComputeFields, StageFields
+from recipes.stages.launch.fields import launch_of
+
+TOO_FEW_GPUS = "each process needs a GPU of its own; got {processes} processes for {gpus}"
+MORE_GPUS = "set launch.processes to the number of GPUs, and gradient_accumulation_steps so that a step keeps its rows"
 
 
 def compute_problems(loaded: LoadedRecipe) -> list[Problem]:
@@ -30,6 +34,9 @@ def _impossible(stage: StageFields) -> Iterator[tuple[str, tuple[str, str]]]:
             yield "allow_code_execution", (reason, "set it to false, or allow what is missing")
     if not isinstance(stage, ComputeFields):
         return
+    processes, gpus = launch_of(stage).processes, len(stage.devices) or nvidia_gpus()
+    if processes > 1 and nvidia_gpus() and processes > gpus:
+        yield "launch.processes", (TOO_FEW_GPUS.format(processes=processes, gpus=gpus), MORE_GPUS)
     if stage.use_liger_kernel and not nvidia_gpus():
         yield "use_liger_kernel", NO_GPU_FOR_LIGER
     if stage.torch_compile and not cpp_compiler():

@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
+from cockpit.planning.compute_check import MORE_GPUS, TOO_FEW_GPUS
 from cockpit.planning.memory import OPTIMIZER_BYTES, SHAPE_KEYS, computes_in_bfloat16, shape_of_config
 from cockpit.planning.memory_check import Memory, StageMemory, ways_to_fit
 from cockpit.planning.stages import Plan, shape_of
@@ -27,6 +28,7 @@ from recipes.stages.dpo import DpoModelStage
 from recipes.stages.fields import ComputeFields, DeviceFields, StageFields, Strict
 from recipes.stages.finetune import FinetuneFields, FinetuneModelStage
 from recipes.stages.kind import TESTED, backend_of
+from recipes.stages.launch.fields import launch_of
 from recipes.stages.registry import row_of
 from recipes.stages.training import QUANTIZED_OPTIMIZERS, TrainingFields
 from recipes.toml_read import parse, read_text
@@ -249,6 +251,9 @@ def _capability(gpu: Gpu) -> tuple[int, int]:
 
 def _devices(stage: DeviceFields, machine: Machine) -> Iterator[Finding]:
     beyond = [device for device in stage.devices if device.isdigit() and int(device) >= len(machine.gpu)]
+    processes, gpus = launch_of(stage).processes, len(stage.devices) or len(machine.gpu)
+    if machine.gpu and processes > max(1, gpus):
+        yield Finding("launch.processes", TOO_FEW_GPUS.format(processes=processes, gpus=gpus), MORE_GPUS)
     if beyond:
         yield Finding("devices", f"{machine.name} has {len(machine.gpu)} GPUs; got {', '.join(beyond)}")
 

@@ -15,6 +15,7 @@ from recipes.stages.decoder.model_types import MODEL_TYPES
 from recipes.stages.decoder.sizes import FEED_FORWARD, Sizes
 from recipes.stages.dpo import DpoStage, PreferenceFields
 from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage
+from recipes.stages.launch.fields import FSDP2
 from recipes.stages.pretrain import PretrainStage
 from recipes.stages.training import MUON, TrainingFields
 
@@ -114,7 +115,9 @@ def shape_of_config(config: Mapping[str, Any]) -> Sizes | None:
 def memory_need(
     stage: TrainingFields, shape: Sizes, *, bf16: bool, longest: int | None = None, labelled: float = 1.0
 ) -> MemoryNeed:
-    """What a training needs at its peak, if every row is as long as the longest.
+    """What each process of a training needs at its peak, if every row is as long as the longest.
+
+    With fsdp2, each has its part of weights, gradients and optimizer state.
 
     Args:
         stage: its fields.
@@ -137,10 +140,11 @@ def memory_need(
         kept *= PAIRS
     transient = tokens * _layer_gradients(shape, bf16=bf16)
     optimizer = int(OPTIMIZER_BYTES[stage.optim] * changed + _of_others(stage, shape))
+    parts = stage.launch.world_size if stage.launch.strategy == FSDP2 else 1
     return MemoryNeed(
-        weights=int(weights),
-        gradients=FLOAT32 * changed,
-        optimizer=optimizer,
+        weights=int(weights) // parts,
+        gradients=FLOAT32 * changed // parts,
+        optimizer=optimizer // parts,
         activations=int(GAPS * kept + transient),
         logits=int(_logits(stage, shape, tokens, labelled)),
         accumulates=stage.gradient_accumulation_steps > 1,

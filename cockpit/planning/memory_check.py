@@ -73,6 +73,8 @@ class StageMemory:
     shape: Sizes
     bf16: bool
     longest: int | None
+    processes: int = 1
+    """processes that share the memory: each has what one needs"""
 
     @property
     def need(self) -> MemoryNeed:
@@ -85,8 +87,8 @@ class StageMemory:
         return memory_need(stage, self.shape, bf16=self.bf16, longest=self.longest)
 
     def whole(self, **fields: object) -> int:
-        """The estimate in bytes, with the libraries of the process."""
-        return LIBRARIES_BYTES + self.need_with(**fields).total
+        """The estimate in bytes, with the libraries of each process."""
+        return self.processes * (LIBRARIES_BYTES + self.need_with(**fields).total)
 
 
 def recipe_memory(
@@ -106,7 +108,8 @@ def recipe_memory(
         shape = shape_of(stage, by_name, loaded.graph) if isinstance(stage, TrainingFields) else None
         if shape is not None and isinstance(stage, TrainingFields):
             computes = computes_in_bfloat16(stage, natively=native)
-            found[stage.name] = StageMemory(stage, shape, computes, longest_row(looks.get(stage.name)))
+            longest = longest_row(looks.get(stage.name))
+            found[stage.name] = StageMemory(stage, shape, computes, longest, stage.launch.processes)
     return found
 
 
@@ -117,10 +120,12 @@ def memory_words(one: StageMemory) -> str:
     what = "sequences" if fills else "rows"
     tokens = one.stage.max_length if one.longest is None or fills else min(one.longest, one.stage.max_length)
     copies = f"; async_save copies {size(need.copies)} more, where there is room" if need.copies else ""
+    each = f", for {one.processes} processes, each of them" if one.processes > 1 else ""
     return (
         f"about {size(one.whole())} of memory at its peak (within {percent(ACCURACY)} on a CPU) if {what} have {tokens}"
-        f" tokens: weights {size(need.weights)}, gradients {size(need.gradients)}, optimizer {size(need.optimizer)},"
-        f" activations {size(need.activations)}, logits {size(need.logits)}, libraries {size(LIBRARIES_BYTES)}{copies}"
+        f" tokens{each}: weights {size(need.weights)}, gradients {size(need.gradients)}, optimizer"
+        f" {size(need.optimizer)}, activations {size(need.activations)}, logits {size(need.logits)}, libraries"
+        f" {size(LIBRARIES_BYTES)}{copies}"
     )
 
 
@@ -174,7 +179,7 @@ def memory_problems(found: Mapping[str, StageMemory], loaded: LoadedRecipe) -> l
     problems = []
     memory = Memory.here()
     for name, one in found.items():
-        needed = one.need.certain
+        needed = one.processes * one.need.certain
         if memory is None or needed <= memory.total:
             continue
         field = "model" if "model" in type(one.stage).model_fields else "name"

@@ -30,3 +30,21 @@ def test_a_machine_without_a_sandbox_refuses_code_of_answers_at_its_line(
     assert compute_problems(recipe(tmp_path, "false")) == []
     (problem,) = compute_problems(recipe(tmp_path, "true"))
     assert (problem.line, problem.message) == (9, "no user namespaces")
+
+
+def test_more_processes_than_gpus_are_refused_where_there_are_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t").mkdir()
+    path = tmp_path / "r.toml"
+    path.write_text(
+        'schema = 1\nname = "x"\n[[stage]]\nname = "p"\nkind = "pretrain"\ndata = "./t"\nhidden_size = 64\n'
+        "intermediate_size = 64\nnum_hidden_layers = 1\nnum_attention_heads = 2\nnum_key_value_heads = 2\n"
+        '[stage.launch]\nprocesses = 4\nstrategy = "ddp"\n'
+    )
+    loaded = load_recipe(path)
+    assert compute_problems(loaded) == [], "processes of a processor share its cores"
+    monkeypatch.setattr("cockpit.planning.compute_check.nvidia_gpus", lambda: 2)
+    (problem,) = compute_problems(loaded)
+    assert (problem.line, problem.key) == (13, "p.launch.processes")
+    assert problem.message == "each process needs a GPU of its own; got 4 processes for 2"
