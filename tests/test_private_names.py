@@ -32,6 +32,7 @@ NOT_OURS = {
     "_flash_attention_forward": "torch.ops.aten",
     "_flash_attention_backward": "torch.ops.aten",
     "_last_lr": "torch schedulers",
+    "_cdata": "torch storages: what two views share",
     "_metrics": "trl.DPOTrainer",
     "_prepare_inputs": "transformers.Trainer",
 }

@@ -11,7 +11,6 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
 
 from engines.ranks.addresses import interface_of, is_here, own_address, why_not_free
 from engines.ranks.own import TORCHRUN_PID_ENV
@@ -51,7 +50,7 @@ def meeting_of(given: StageFile) -> str:
     return f"cockpit-{given.stage['name']}-{given.attempt}"
 
 
-def main(argv: list[str]) -> NoReturn:
+def main(argv: list[str]) -> ExitCode:
     """Start the processes and wait for their end; the exit status is 0 if each of them ended with 0."""
     stage_json = Path(argv[1])
     try:
@@ -59,16 +58,14 @@ def main(argv: list[str]) -> NoReturn:
         launch = Launch.model_validate(given.stage["launch"])
     except OperatorError as error:
         sys.stderr.write(f"{error}\n{error.hint}\n")
-        os._exit(ExitCode.MISTAKE)
+        return ExitCode.MISTAKE
     ranks = RunDir(Path(given.run_root)).ranks_json(str(given.stage["name"]), given.attempt)
     watched = WatchedRanks(ranks, launch.processes)
     status, reason = _launched(given, launch, stage_json, watched)
     if reason:
         sys.stderr.write(f"{reason}\n")
     watched.finish(reason)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    return status
 
 
 def _launched(given: StageFile, launch: Launch, stage_json: Path, watched: WatchedRanks) -> tuple[ExitCode, str]:
@@ -122,4 +119,7 @@ def _prepare(launch: Launch) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv)
+    ended = main(sys.argv)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ended)  # threads of the library may be left

@@ -36,6 +36,7 @@ from engines.commit import parents_of
 from engines.context import StageContext
 from engines.events import CheckpointCommitted, CheckpointRemoved, CheckpointStaged
 from engines.exhausted_memory import exhausted_memory
+from engines.files import read_regular_bytes
 from engines.run_dir import RunDir, checkpoint_name, lock_is_held
 from engines.training.devices import place
 from engines.training.faults import Faults
@@ -295,7 +296,7 @@ class CheckpointWriter:
         with TemporaryDirectory(dir=self._ctx.work, prefix="tokenizer-") as name:
             self._save_tokenizer(Path(name))
             found = sorted(path for path in Path(name).rglob("*") if path.is_file())
-            return {path.relative_to(name).as_posix(): path.read_bytes() for path in found}
+            return {path.relative_to(name).as_posix(): read_regular_bytes(path, path.lstat().st_size) for path in found}
 
     def _add_evaluation(self, eval_loss: float | None, position: dict[str, Any]) -> bool:
         """Complete the checkpoint that was committed before the evaluation of its step; True: there is a checkpoint."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from engines.files import read_regular_text
+
 GENERAL = "general"
 """The word by which a recipe and a command name the set."""
 
@@ -20,5 +22,5 @@ def general_set() -> Path:
 
 def passed_by_chance() -> float:
     """Rows of the set that answers at random pass on average: those with choices."""
-    rows = (json.loads(line) for line in general_set().read_text("utf-8").splitlines())
+    rows = (json.loads(line) for line in read_regular_text(general_set()).splitlines())
     return sum(1 / len(row["choices"]) for row in rows if "choices" in row)

@@ -17,6 +17,7 @@ from engines.control import put_request
 from engines.events import CheckpointCommitted, Event, Step
 from engines.run_dir import RunDir
 from engines.words import Verb
+from tests.patience import PATIENCE_S
 from tests.stage_context import TriedContext, make_context
 
 E = TypeVar("E", bound=Event)
@@ -112,10 +113,10 @@ class Held:
 
         def write(folder: Path, model: Any, parts: Any) -> None:
             if before and parts.state.global_step == step:
-                assert known.wait(60)
+                assert known.wait(PATIENCE_S)
             write_parts(folder, model, parts)
             if parts.state.global_step == step:
-                assert known.wait(60)
+                assert known.wait(PATIENCE_S)
                 self.seen_at_end = [one.step for one in scan_attempt(ctx.checkpoints)[0]]
 
         def emit_and_release(event: Event) -> int:

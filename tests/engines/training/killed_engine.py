@@ -174,7 +174,7 @@ def prepare(at: str, step: int, count: int) -> None:
         case "in-flight":
             stepped = threading.Event()
             on_record(lambda e: isinstance(e, Step) and e.step == step + 1, stepped.set, late=True)
-            countdown.last = lambda: die_if(stepped.wait(60))  # type: ignore[method-assign]
+            countdown.last = lambda: die_if(stepped.wait(300.0))  # type: ignore[method-assign]
             watch_files(CheckpointWriter, "_complete", "/checkpoints/", of_save)
         case "committed":
             on_record(lambda e: isinstance(e, CheckpointCommitted) and e.step == step, die)
