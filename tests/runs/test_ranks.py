@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from cockpit.headless.report import report_lines
+from cockpit.launching.launch import resume
 from cockpit.runs.ending import console_tail
 from cockpit.runs.reader import RunReader, read_now
 from cockpit.runs.stage_view import AttemptView
@@ -53,6 +54,7 @@ from tests.runs.harness import (
     step_of,
     wait_for,
     wait_for_end,
+    wait_for_step,
 )
 
 pytestmark = pytest.mark.torch
@@ -259,3 +261,32 @@ def test_reports_say_how_many_processes_there_are(killed: Killed) -> None:
     placed = attempt_of(killed.run, 1).placed
     assert placed is not None
     assert (placed.host, placed.run) == (socket.gethostname(), killed.run.id)
+
+
+@pytest.mark.thorough
+def test_whichever_process_is_killed_the_cause_names_it_and_the_training_continues(tmp_path: Path) -> None:
+    """Nine kills, one after the other, at steps that differ; every launch resumes from the newest checkpoint."""
+    with nothing_left(tmp_path / "runs"):
+        run = launch_text(fake_recipe({**LONG, "save_steps": 3}), tmp_path)
+        for attempt in range(1, 10):
+            ranks = ranks_of(run, attempt)
+            after = step_of(run) + attempt
+            wait_for_step(run, after)
+            torchrun = engine_pid(run, "part-1", attempt)
+            victim = (ranks[0].pid, ranks[1].pid, torchrun)[attempt % 3]
+            assert victim is not None
+            os.kill(victim, signal.SIGKILL)
+            assert wait_for_end(run) == "failed"
+            words = ("rank 0 of 2: killed by SIGKILL", "rank 1 of 2: killed by SIGKILL", "torchrun, with 2 processes: ")
+            assert attempt_of(run, attempt).detail.startswith(words[attempt % 3])
+            assert_no_process_left(run)
+            resume(run)
+        ranks_of(run, 10)
+        put_request(run.control, Verb.STOP)
+        assert wait_for_end(run) == "stopped"
+    assert_contiguous(run)
+    saved = [(e.attempt, e.step) for e in events(run) if isinstance(e, CheckpointCommitted)]
+    for started in (e for e in events(run) if isinstance(e, AttemptStarted)):
+        before = [(step, attempt) for attempt, step in saved if attempt < started.attempt]
+        origin = started.resumed_from
+        assert (None if origin is None else (origin.step, origin.attempt)) == max(before, default=None)
