@@ -24,8 +24,6 @@ NOT_OURS = {
     "_AppendAction": "argparse",
     "_n_gpu": "transformers.TrainingArguments",
     "_models": "accelerate.Accelerator",
-    "_save_optimizer_and_scheduler": "transformers.Trainer",
-    "_save_rng_state": "transformers.Trainer",
     "_load_rng_state": "transformers.Trainer",
     "_load_from_checkpoint": "transformers.Trainer",
     "_is_mkldnn_bf16_supported": "torch.ops.mkldnn",

@@ -53,8 +53,6 @@ for _name in (
     "get_batch_samples",
     "_load_from_checkpoint",
     "_load_rng_state",
-    "_save_optimizer_and_scheduler",
-    "_save_rng_state",
 ):
     assert hasattr(Trainer, _name), f"transformers.Trainer has no {_name}: this version of transformers is unsupported"
 
