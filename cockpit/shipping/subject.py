@@ -79,7 +79,7 @@ def _of_run(root: Path, given: str, wanted: str | None) -> Subject:
         except ManifestError:
             continue
         if manifest.get("kind") == EXPORT.kind:
-            found += [(out, manifest, record) for record in _records(out)]
+            found += [(out, manifest, record) for record in _records(out) if (out / record["file"]).is_file()]
     if not found:
         raise OperatorError(
             f"{printable(given, 300)} has no finished export with GGUF files", f"see: cockpit show {run.id}"
@@ -123,10 +123,9 @@ def _records(out: Path) -> list[dict[str, Any]]:
     """The entries of an export's record of proofs; without a record, the files that lie in the folder."""
     try:
         files = read_json(out / PARITY_FILE, _MAX_PARITY_BYTES)["files"]
-        found = [item for item in files if isinstance(item["file"], str) and isinstance(item["file_type"], str)]
+        return [item for item in files if isinstance(item["file"], str) and isinstance(item["file_type"], str)]
     except (OSError, ValueError, LookupError, TypeError):
         return [{"file": path.name, "file_type": _type_in(path)} for path in sorted(out.glob("*.gguf"))]
-    return [item for item in found if (out / item["file"]).is_file()]
 
 
 def _type_in(file: Path) -> str:

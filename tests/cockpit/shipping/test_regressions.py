@@ -346,6 +346,14 @@ def test_a_planted_regression_is_refused_with_its_reason(regression: Regression,
     assert regression.reason in reasons(found).get(regression.check, ""), reasons(found)
 
 
+def test_a_file_that_was_moved_out_of_its_run_keeps_its_proofs_and_the_run_is_damaged(whole: Whole) -> None:
+    moved = whole.root / "moved.gguf"
+    whole.file().rename(moved)
+    refused = reasons(judged(whole, str(moved), limits=ShipLimits()))
+    assert list(refused) == ["custody.intact"]
+    assert "mine-Q8_0.gguf is missing" in refused["custody.intact"]
+
+
 def test_what_was_not_measured_never_passes(whole: Whole) -> None:
     with without(whole.run.out("judge") / "results-Q8_0.json"):
         found = judged(whole, limits=ShipLimits(latency_p95_s=99.0), file_type="Q8_0")
