@@ -102,11 +102,13 @@ def _engine(batches: Any, _rank: int) -> tuple[float, float]:
     from engines.data.windows import collate_windows
     from engines.training.session import Session
     from engines.training.task import Task
+    from engines.world import world
     from tests.stage_context import make_context
 
     marks: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         context = make_context(Path(folder), {**STAGE, "launch": {"processes": RANKS, "strategy": "ddp"}})
+        context.world = world()
         session = Session(
             context,
             Task(
