@@ -38,8 +38,12 @@ FILLER = "filler"
 """Key of a batch that only takes part in the exchanges of several processes: nothing of it counts."""
 OWN_KEYS = frozenset({"lengths", SCORED_AT, LABELLED_AT, LOSS_TOKENS, REAL_TOKENS, FILLER})
 """Keys of a batch that no model takes."""
+_SUM = 2
+"""The number of the reduction `sum` in torch's operators."""
 _STANDARD = "ForCausalLMLoss"
 _PROBED = 6
+
+aten: Any = torch.ops.aten
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 Nll = Callable[[torch.Tensor, torch.Tensor, float, str], torch.Tensor]
@@ -244,13 +248,46 @@ def _labelled(
 
 
 def _nll(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float, reduction: str) -> torch.Tensor:
+    values, labels = logits.flatten(0, -2), targets.flatten()
+    if _fits_in_place(values, label_smoothing, reduction):
+        result: torch.Tensor = _TotalInPlace.apply(values, labels)
+        return result
     return cross_entropy(
-        logits.flatten(0, -2).float(),
-        targets.flatten(),
-        ignore_index=IGNORED,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
+        values.float(), labels, ignore_index=IGNORED, reduction=reduction, label_smoothing=label_smoothing
     )
+
+
+def _fits_in_place(values: torch.Tensor, label_smoothing: float, reduction: str) -> bool:
+    on_cpu = values.device.type == "cpu" and not torch.compiler.is_compiling()
+    return on_cpu and reduction == "sum" and label_smoothing == 0 and values.requires_grad
+
+
+class _TotalInPlace(torch.autograd.Function):
+    """torch's `cross_entropy` with the sum as its reduction, by the same kernels and so with the same bits, on a CPU.
+
+    Two of the kernels write where they read. Each of torch's own buffers is 4 bytes a logit that the system must give
+    and clear page by page in every step, which takes longer than computing its values.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        values = logits.float()
+        if values is logits:  # they belong to the model
+            values = torch.log_softmax(values, 1)
+        else:
+            aten._log_softmax.out(values, 1, False, out=values)
+        total: torch.Tensor
+        total, weight = aten.nll_loss_forward(values, targets, None, _SUM, IGNORED)
+        ctx.save_for_backward(values, targets, weight)
+        ctx.dtype = logits.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, above: torch.Tensor) -> Any:
+        values, targets, weight = ctx.saved_tensors
+        gradient = aten.nll_loss_backward(above, values, targets, None, _SUM, IGNORED, weight)
+        aten._log_softmax_backward_data.out(gradient, values, 1, torch.float32, out=gradient)
+        return gradient.to(ctx.dtype), None
 
 
 def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
