@@ -32,7 +32,7 @@ from cockpit.importing.meanings import (
     initial,
 )
 from cockpit.importing.sources import NO_IMAGES
-from cockpit.importing.training_arguments import JOURNAL, NO_UPLOAD, ONE_DEVICE, SPEED, optimizer
+from cockpit.importing.training_arguments import BY_LAUNCH, JOURNAL, NO_UPLOAD, SPEED, optimizer
 
 METHODS = {
     "reward_model": METHOD_PART,
@@ -60,7 +60,7 @@ OWN: dict[str, Rule] = {
     "load_in_8bit": different(EIGHT_BITS),
     **each("gptq gptq_groupsize gptq_model_v1 qat quantization fp8 nvfp4", different(BITSANDBYTES)),
     **each("loftq peft", different(ADAPTER)),
-    "qlora_sharded_model_loading": different(ONE_DEVICE),
+    "qlora_sharded_model_loading": different(BY_LAUNCH),
     "peft_use_dora": switch("use_dora", flag),
     **SELECTED,
     **each("peft_layers_pattern peft_layer_replication", different(ADAPTER)),
@@ -112,7 +112,7 @@ OWN: dict[str, Rule] = {
         "ddp world_size fsdp_version fsdp_final_state_dict_type sequence_parallel_degree "
         "context_parallel_size tensor_parallel_size dp_shard_size dp_replicate_size heads_k_stride "
         "ring_attn_func use_ray ray_run_name ray_num_workers resources_per_worker expert_parallel_size",
-        different(ONE_DEVICE),
+        different(BY_LAUNCH),
     ),
     **each("s2_attention", different("attention is not shifted")),
     **each(
@@ -238,7 +238,7 @@ OWN: dict[str, Rule] = {
     **each(
         "expert_parallel_backend expert_parallel_num_nvl_bytes expert_parallel_num_rdma_bytes "
         "expert_parallel_token_capacity expert_parallel_fallback_on_unsupported",
-        different(ONE_DEVICE),
+        different(BY_LAUNCH),
     ),
     **each(
         "generation_temperature generation_top_p generation_top_k generation_prompt_ratio "

@@ -49,8 +49,8 @@ from cockpit.importing.meanings import (
 from cockpit.importing.sources import NO_IMAGES, ONE_SOURCE, find_path, place, put_source
 from cockpit.importing.templates import LLAMA_FACTORY_TEMPLATES, chat_template
 from cockpit.importing.training_arguments import (
+    BY_LAUNCH,
     NO_UPLOAD,
-    ONE_DEVICE,
     RULES,
     SPEED,
     best_at_end,
@@ -183,7 +183,7 @@ OWN: dict[str, Rule] = {
         "use_packed_sequences extra_config account_for_embedding_in_pipeline_split "
         "account_for_loss_in_pipeline_split masked_softmax_fusion cross_entropy_loss_fusion "
         "calculate_per_token_loss megatron_pretrained_checkpoint export_hf_on_finish",
-        different(ONE_DEVICE),
+        different(BY_LAUNCH),
     ),
     **each(
         "kt_config kt_cpu_activation kt_weight_path kt_non_expert_weight_path kt_expert_checkpoint_path "
@@ -203,12 +203,12 @@ OWN: dict[str, Rule] = {
         "context_parallel_size sequence_parallel use_distributed_optimizer overlap_param_gather "
         "overlap_grad_reduce moe_grouped_gemm moe_token_dispatcher_type recompute_granularity "
         "bias_activation_fusion apply_rope_fusion",
-        different(ONE_DEVICE),
+        different(BY_LAUNCH),
     ),
     **each(
         "ray_run_name ray_storage_path ray_storage_filesystem ray_num_workers ray_init_kwargs "
         "placement_strategy resources_per_worker use_mca use_hyper_parallel master_addr master_port",
-        different(ONE_DEVICE),
+        different(BY_LAUNCH),
     ),
     **each(
         "do_predict predict_with_generate max_new_tokens top_p top_k temperature do_sample num_beams "

@@ -45,8 +45,8 @@ from cockpit.importing.meanings import (
 from cockpit.importing.sources import ONE_SOURCE, Source, find_path, place, put_source
 from cockpit.importing.templates import LLAMA_FACTORY_TEMPLATES, chat_template, template_file
 from cockpit.importing.training_arguments import (
+    BY_LAUNCH,
     EPOCHS,
-    ONE_DEVICE,
     RULES,
     SCHEDULES,
     SPEED,
@@ -65,9 +65,9 @@ OWN: dict[str, Rule] = {
     "model_class": missing("a finetune stage trains a causal language model", "llm"),
     "batching_strategy": different("a batch is that many rows", "normal", "padding_free"),
     "batching_workers": unneeded("rows are read in a stream"),
-    **each("dp_size mp_replicate_size mp_shard_size", different(ONE_DEVICE, 1)),
-    "cp_size": different(ONE_DEVICE, 1),
-    **each("cp_mode dist_timeout", unneeded("a stage trains on one device")),
+    **each("dp_size mp_replicate_size mp_shard_size", different(BY_LAUNCH, 1)),
+    "cp_size": different(BY_LAUNCH, 1),
+    **each("cp_mode dist_timeout", unneeded("launch says over how many devices a stage trains")),
     **each("flash_attn init_config", unneeded(SPEED)),
     "save_ckpt_as_hf": unneeded("a checkpoint has all that an exact resume needs"),
     "pref_beta": to("beta", number),
@@ -108,7 +108,7 @@ NESTED: dict[str, dict[str, Rule]] = {
         "double_quantization": to("bnb_4bit_use_double_quant", flag),
     },
     "kernel_config": each("name include_kernels chunk_size", unneeded(SPEED)),
-    "dist_config": each("name dcp_path ep_size ep_dispatcher", different(ONE_DEVICE)),
+    "dist_config": each("name dcp_path ep_size ep_dispatcher", different(BY_LAUNCH)),
     "optim_config": each(
         "name lr wd momentum nesterov ns_steps adamw_betas adamw_eps", different("the optimizer is AdamW", "adamw")
     ),

@@ -29,9 +29,9 @@ from recipes.stages.training import EVALUATED
 JOURNAL = "every step is in the run's journal, and nothing is sent elsewhere"
 FOLDERS = "a run has a folder of its own"
 SPEED = "changes speed or memory, not what is trained"
-ONE_DEVICE = (
-    "a stage trains on one device: for the same effective batch, multiply gradient_accumulation_steps by the number of"
-    " devices"
+BY_LAUNCH = (
+    "launch.processes and launch.strategy say over how many devices a stage trains; a step has"
+    " per_device_train_batch_size * gradient_accumulation_steps * processes rows"
 )
 NO_UPLOAD = "nothing is uploaded"
 PRECISION = "trained weights stay in 32 bits; with bf16, frozen ones are in bfloat16, and so is the computation"
@@ -125,9 +125,9 @@ RULES: dict[str, Rule] = {
         "ddp_timeout ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_backend "
         "local_rank average_tokens_across_devices save_on_each_node accelerator_config dispatch_batches "
         "split_batches ddp_static_graph eval_use_gather_object",
-        unneeded("a stage trains on one device"),
+        unneeded("launch says over how many devices a stage trains, and Cockpit divides the rows itself"),
     ),
-    **each("deepspeed fsdp fsdp_config parallelism_config", different(ONE_DEVICE)),
+    **each("deepspeed fsdp fsdp_config parallelism_config", different(BY_LAUNCH)),
     **each(
         "save_safetensors save_only_model restore_callback_states_from_checkpoint enable_jit_checkpoint",
         unneeded("a checkpoint has all that an exact resume needs"),
