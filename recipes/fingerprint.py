@@ -154,7 +154,10 @@ ADDED_TO_TABLES: Mapping[str, Mapping[str, Any]] = {
 LEFT_OUT_OF_TABLES: Mapping[str, frozenset[str]] = {"launch": frozenset({"rendezvous"})}
 """Keys of tables that do not change what a stage produces: where processes meet does not."""
 
-ADDED_TO_KINDS: Mapping[str, Mapping[str, Any]] = {"evaluate": {"dtype": "auto"}}
+ADDED_TO_KINDS: Mapping[str, Mapping[str, Any]] = {
+    "evaluate": {"dtype": "auto"},
+    "tokenizer": {"algorithm": "sentencepiece"},
+}
 """The same for fields of one kind, whose names other kinds have had before."""
 
 

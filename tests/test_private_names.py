@@ -29,6 +29,8 @@ NOT_OURS = {
     "_is_mkldnn_bf16_supported": "torch.ops.mkldnn",
     "_flash_attention_forward": "torch.ops.aten",
     "_flash_attention_backward": "torch.ops.aten",
+    "_log_softmax": "torch.ops.aten",
+    "_log_softmax_backward_data": "torch.ops.aten",
     "_last_lr": "torch schedulers",
     "_cdata": "torch storages: what two views share",
     "_metrics": "trl.DPOTrainer",

@@ -199,7 +199,7 @@ JUDGE = {"judge_url": "http://127.0.0.1:9/v1", "judge_model": "m", "judge_key_en
 def test_each_field_of_a_judge_reaches_it(name: str, tmp_path: Path, places: dict[str, Path]) -> None:
     made: list[Any] = []
 
-    def stop(given: Any) -> Any:
+    def stop(given: Any, _kept: Path) -> Any:
         made.append(given)
         raise OperatorError("the judge is made")
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engines.events import Step
+from engines.files import file_sha256
 from recipes.problems import OperatorError, RecipeError
 from tests.engines.training.attempts import committed_steps, context, of_kind, resume_point, run_stage, trajectory
 from tests.engines.training.tiny import PRETRAIN, weights_sha256, write_tokens
@@ -29,7 +30,15 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.rmtree(folder / "tokenizer")
     build_tokenizer(folder / "tokenizer")
     described = json.loads((folder / "tokens.json").read_text())
-    (folder / "tokens.json").write_text(json.dumps({**described, "vocab_size": VOCAB}))
+    (folder / "tokens.json").write_text(
+        json.dumps(
+            {
+                **described,
+                "vocab_size": VOCAB,
+                "tokenizer_sha256": file_sha256(folder / "tokenizer" / "tokenizer.model"),
+            }
+        )
+    )
     return folder
 
 
