@@ -142,6 +142,10 @@ def _kill_at(run: RunDir, stage: str, attempt: int, step: int) -> None:
         lambda: any(isinstance(e, Step) and e.attempt == attempt and e.step >= step for e in events(run)),
         f"step {step} in the journal",
     )
+    wait_for(  # a save is written beside the steps after it
+        lambda: any(isinstance(e, CheckpointCommitted) and e.attempt == attempt for e in events(run)),
+        "a checkpoint of the attempt",
+    )
     pid = engine_pid(run, stage, attempt)
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
