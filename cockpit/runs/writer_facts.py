@@ -20,7 +20,6 @@ from engines.events import (
     ArtifactCommitted,
     AttemptStarted,
     CheckpointCommitted,
-    CheckpointRemoved,
     Evaluated,
     GateChecked,
     GuardTripped,
@@ -50,18 +49,19 @@ Work: TypeAlias = (
     | AttemptStarted
     | Evaluated
     | CheckpointCommitted
-    | CheckpointRemoved
     | GuardTripped
     | GateChecked
     | ArtifactCommitted
     | StageSucceeded
 )
-"""Records that only an engine writes, and only when it made progress."""
+"""Records that only an engine writes, and only when it made progress in the attempt that they name.
+
+The removal of a checkpoint names the attempt that wrote it, which may be an earlier one.
+"""
 _LIFECYCLE_WORK = (
     AttemptStarted,
     Evaluated,
     CheckpointCommitted,
-    CheckpointRemoved,
     GuardTripped,
     GateChecked,
     ArtifactCommitted,

@@ -18,6 +18,7 @@ from engines.events import (
     AnyEvent,
     AttemptEnded,
     CheckpointCommitted,
+    CheckpointRemoved,
     ControlApplied,
     Device,
     EngineRecovered,
@@ -86,6 +87,15 @@ def test_an_answer_to_a_request_and_a_warning_are_no_progress() -> None:
         journal.say(ENGINE, Warned(message="the disk is slow", stage="atlas", attempt=1), 5)
         journal.say(ENGINE, ControlApplied(request="pause", by="ada", effect="ignored", stage="atlas"), 5)
     assert at(journal).word == "stalled"
+
+
+def test_the_removal_of_a_checkpoint_of_an_earlier_attempt_does_not_hide_the_steps_before_it() -> None:
+    journal = training(4.0)
+    stage = next(event.stage for event in reversed(journal.events) if isinstance(event, Step))
+    gone = CheckpointRemoved(stage=stage, attempt=0, step=5, path=f"stages/{stage}/0/checkpoints/step-5", sha256="")
+    journal.say(ENGINE, gone, 0.1)
+    found = at(journal, 1.0)
+    assert (found.word, found.silence_s) == ("running", pytest.approx(1.1))
 
 
 @pytest.mark.parametrize("here", [True, False])
