@@ -95,7 +95,8 @@ def test_the_removal_of_a_checkpoint_of_an_earlier_attempt_does_not_hide_the_ste
     gone = CheckpointRemoved(stage=stage, attempt=0, step=5, path=f"stages/{stage}/0/checkpoints/step-5", sha256="")
     journal.say(ENGINE, gone, 0.1)
     found = at(journal, 1.0)
-    assert (found.word, found.silence_s) == ("running", pytest.approx(1.1))
+    assert found.word == "running"
+    assert found.silence_s == pytest.approx(1.1)
 
 
 @pytest.mark.parametrize("here", [True, False])
