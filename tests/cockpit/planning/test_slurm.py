@@ -25,7 +25,7 @@ TWO_HOSTS = """\
 set -u
 # Every host starts the same recipe; torchrun's processes meet on the first host of the job.
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-run=(cockpit run '/work/my recipes/two.toml' --set a.seed=7 --set "a.launch.rendezvous=\\"$first:29400\\"")
+run=(cockpit run '/srv/my recipes/two.toml' --set a.seed=7 --set "a.launch.rendezvous=\\"$first:29400\\"")
 # 130: this host's run ends as stopped when the run of another host has the results.
 srun bash -c '"$@"; status=$?; if [ "$status" -eq 130 ]; then exit 0; fi; exit "$status"' run "${run[@]}"
 """
@@ -34,7 +34,7 @@ srun bash -c '"$@"; status=$?; if [ "$status" -eq 130 ]; then exit 0; fi; exit "
 def script(launch: str, options: SlurmOptions, *sets: str) -> str:
     table = f"[stage.launch]\n{launch}\n" if launch else ""
     text = f'schema = 1\nname = "two"\n[[stage]]\nname = "a"\nkind = "fake"\n{table}'
-    path = Path("/work/my recipes/two.toml")
+    path = Path("/srv/my recipes/two.toml")
     return slurm_script(load_recipe_text(text, path), path, sets, options)
 
 
@@ -47,7 +47,7 @@ def test_a_script_for_two_hosts() -> None:
 
 def test_on_one_host_the_recipe_chooses_its_own_port() -> None:
     found = script('processes = 2\nstrategy = "ddp"', SlurmOptions(gpus=0))
-    assert found.endswith("set -u\nexec srun cockpit run '/work/my recipes/two.toml'\n")
+    assert found.endswith("set -u\nexec srun cockpit run '/srv/my recipes/two.toml'\n")
     assert "gpus-per-node" not in found
     assert "#SBATCH --exclusive" in found
 
