@@ -14,7 +14,8 @@ from pathlib import Path
 from engines.chatting.manners import give_way
 give_way()
 group = Path("/proc/self/autogroup")
-print(os.getpriority(os.PRIO_PROCESS, 0), group.read_text().split()[-1] if group.exists() else "none",
+named = group.read_text().split() if group.exists() else []  # it is empty in the session that the machine began with
+print(os.getpriority(os.PRIO_PROCESS, 0), named[-1] if named else "none",
       Path("/proc/self/oom_score_adj").read_text().strip())
 """
 
