@@ -176,10 +176,10 @@ def machine_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
 def planned_there(made: Plan, loaded: LoadedRecipe, machine: Machine) -> Plan:
     """A plan with the number formats in which the machine trains its stages, and the memory that they need there."""
     words = {stage.name: computes_in(stage, machine) for stage in loaded.recipe.stage}
-    needs = {name: one.need for name, one in machine_memory(loaded, machine).items()}
+    needs = {name: one.whole() for name, one in machine_memory(loaded, machine).items()}
     return replace(
         made,
-        stages=[replace(one, precision=words[one.name], memory=needs.get(one.name)) for one in made.stages],
+        stages=[replace(one, precision=words[one.name], memory_bytes=needs.get(one.name)) for one in made.stages],
     )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from cockpit.planning.files import PlannedFile, files_of_folder, planned_files
 from cockpit.planning.memory import (
+    LIBRARIES_BYTES,
     OPTIMIZER_BYTES,
-    MemoryNeed,
     computes_in_bfloat16,
     memory_need,
     shape_of_config,
@@ -64,7 +64,7 @@ class StagePlan:
         checkpoints: number of checkpoints that are written.
         checkpoint_bytes: weights and optimizer state of one checkpoint.
         precision: in which number format an adapter is trained on this machine's processor, and why.
-        memory: bytes that the training needs at its peak, beside the libraries; an estimate.
+        memory_bytes: of all processes of the training at its peak, with their libraries; an estimate.
     """
 
     name: str
@@ -80,7 +80,7 @@ class StagePlan:
     checkpoints: int | None = None
     checkpoint_bytes: int | None = None
     precision: str | None = None
-    memory: MemoryNeed | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,8 @@ def _stage_plan(
     if shape is None or not isinstance(stage, TrainingFields):
         return made
     bf16 = computes_in_bfloat16(stage, natively=bool(native_bfloat16()))
-    return replace(made, memory=memory_need(stage, shape, bf16=bf16, longest=longest_row(look)))
+    need = memory_need(stage, shape, bf16=bf16, longest=longest_row(look))
+    return replace(made, memory_bytes=stage.launch.processes * (LIBRARIES_BYTES + need.total))
 
 
 def shape_of(stage: StageFields, by_name: Mapping[str, StageFields], graph: Graph | None) -> Sizes | None:

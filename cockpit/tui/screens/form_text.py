@@ -11,7 +11,6 @@ from cockpit.forms.recipe_data import RECIPE
 from cockpit.forms.rows import Row, Spot
 from cockpit.forms.values import show_value
 from cockpit.headless.look_lines import trained_share
-from cockpit.planning.memory import LIBRARIES_BYTES
 from cockpit.planning.stages import Plan
 from cockpit.text import formatting
 from cockpit.text import formatting as fmt
@@ -100,7 +99,7 @@ def estimate(figures: Plan | None, looks: Mapping[str, StageLook], colours: dict
             f"{formatting.count(stage.tokens)} tok" if stage.tokens is not None else "",
             formatting.counted(stage.evaluations, "evaluation") if stage.evaluations else "",
             formatting.counted(stage.checkpoints, "checkpoint") if stage.checkpoints is not None else "",
-            f"about {fmt.size(LIBRARIES_BYTES + stage.memory.total)} of memory" if stage.memory is not None else "",
+            f"about {fmt.size(stage.memory_bytes)} of memory" if stage.memory_bytes is not None else "",
         ]
         pen.write(f"{safe_text(stage.name, 16):<16} ")
         pen.line(", ".join(word for word in words if word) or stage.kind, "text-muted")

@@ -280,7 +280,8 @@ class HomeScreen(Screen[None]):
         entry, run = self.entry, self.run_under_cursor
         if self.on_recipes and entry is not None:
             pane.set_title(entry.path.name)
-            pane.show_text(recipe_preview(entry, self._plan_of(entry), palette(self.app.theme_variables)))
+            colours, width = palette(self.app.theme_variables), pane.size.width - 2
+            pane.show_text(recipe_preview(entry, self._plan_of(entry), colours, width))
         elif run is not None and run.reading is not None:
             self._show_reading(run, run.reading)
         elif run is not None and run.state == "unreadable":

@@ -43,8 +43,15 @@ class Pen:
         return self.write(f"{words}\n", colour)
 
 
-def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str]) -> Text:
-    """A recipe's description, stages with their estimates, and path; its problems instead if it has any."""
+def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str], width: int) -> Text:
+    """A recipe's description, stages with their estimates, and path; its problems instead if it has any.
+
+    Args:
+        entry: the recipe.
+        plan: its numbers; None if they are unknown.
+        colours: of the theme, by name.
+        width: in cells; a stage's numbers that do not fit into its line are left out.
+    """
     pen = Pen(colours)
     if entry.problems:
         count = len(entry.problems)
@@ -63,8 +70,9 @@ def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str
         pen.line(formatting.counted(len(entry.stages), "stage"), "text-muted")
         longest = min(16, max((len(name) for name, _ in entry.stages), default=0))
         for name, kind in entry.stages:
-            pen.write(f"  {safe_text(name, longest):<{longest}} ").write(f"{kind:<10}", "text-muted")
-            pen.line(_stage_figures(figures.get(name)))
+            start = f"  {safe_text(name, longest):<{longest}} "
+            pen.write(start).write(f"{kind:<10}", "text-muted")
+            pen.line(_as_many_as_fit(_stage_figures(figures.get(name)), width - len(start) - 10))
     if entry.hides_shipped:
         name = safe_text(entry.path.stem, 60)
         pen.line(f"Your copy hides the shipped recipe here; `cockpit run {name}` still runs the shipped one.", "accent")
@@ -172,6 +180,7 @@ def stage_numbers(stage: StageView, state: RunState) -> list[str]:
 
 
 def _as_many_as_fit(words: Sequence[str], width: int) -> str:
+    """Words with two spaces between them, up to a width; the first one is always there."""
     line = ""
     for word in words:
         longer = f"{line}  {word}" if line else word
@@ -201,7 +210,7 @@ def _sum(words: list[str], values: Sequence[int | None], form: str, shown: objec
         words.append(form.format(shown(sum(known))))
 
 
-def _stage_figures(stage: object) -> str:
+def _stage_figures(stage: object) -> list[str]:
     words = []
     for name, form, shown in (
         ("parameters", "{} params", formatting.count),
@@ -211,7 +220,7 @@ def _stage_figures(stage: object) -> str:
         value = getattr(stage, name, None)
         if value is not None:
             words.append(form.format(shown(value)))
-    return " ".join(words)
+    return words
 
 
 def _got(got: str) -> str:

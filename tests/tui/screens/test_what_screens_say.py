@@ -10,7 +10,8 @@ import pytest
 from textual.widgets._toast import Toast
 
 from cockpit.cli import ENVIRONMENT, build_parser
-from cockpit.forms.shelf import OWN, Shelf, own_folder
+from cockpit.forms.shelf import OWN, RecipeEntry, Shelf, own_folder
+from cockpit.planning.stages import Plan, StagePlan
 from cockpit.runs.state import fold
 from cockpit.runs.summaries import RunSummary
 from cockpit.tui.app import CockpitApp
@@ -22,7 +23,7 @@ from cockpit.tui.screens.home import HomeScreen
 from cockpit.tui.screens.recipe_form import RecipeScreen
 from cockpit.tui.screens.run import RunScreen
 from cockpit.tui.widgets.log_view import LogView
-from cockpit.tui.widgets.preview import run_heading
+from cockpit.tui.widgets.preview import recipe_preview, run_heading
 from cockpit.tui.widgets.recipe_list import RecipeList
 from cockpit.tui.widgets.run_table import RunTable, short_id
 from engines.words import RunStatus
@@ -292,3 +293,14 @@ def test_a_glyph_is_on_the_line_of_its_word(width: int) -> None:
     assert all(len(line) <= width for line in strip)
     for name, glyph in (("questions", "✓"), ("base-merged", "✓"), ("gguf", "○")):
         assert any(f"{glyph} {name}" in line for line in lines), (name, lines)
+
+
+@pytest.mark.parametrize("width", [30, 44, 45, 54, 55, 100])
+def test_a_stage_of_a_recipe_has_one_line_with_the_numbers_that_fit(width: int) -> None:
+    entry = RecipeEntry(Path("demo.toml"), "shipped", "demo", stages=(("tokenizer", "tokenizer"), ("base", "pretrain")))
+    plan = Plan("demo", (StagePlan("base", "pretrain", parameters=3_670_000, steps=700, tokens=717_000),))
+    lines = recipe_preview(entry, plan, {}, width).plain.split("\n")
+    base = next(line for line in lines if "pretrain" in line)
+    assert "3.67M params" in base
+    assert ("700 steps" in base, "717k tok" in base) == (width >= 45, width >= 55), base
+    assert len(base) <= max(width, 34)
