@@ -298,7 +298,7 @@ def test_a_glyph_is_on_the_line_of_its_word(width: int) -> None:
 @pytest.mark.parametrize("width", [30, 44, 45, 54, 55, 100])
 def test_a_stage_of_a_recipe_has_one_line_with_the_numbers_that_fit(width: int) -> None:
     entry = RecipeEntry(Path("demo.toml"), "shipped", "demo", stages=(("tokenizer", "tokenizer"), ("base", "pretrain")))
-    plan = Plan("demo", (StagePlan("base", "pretrain", parameters=3_670_000, steps=700, tokens=717_000),))
+    plan = Plan("demo", [StagePlan("base", "pretrain", parameters=3_670_000, steps=700, tokens=717_000)])
     lines = recipe_preview(entry, plan, {}, width).plain.split("\n")
     base = next(line for line in lines if "pretrain" in line)
     assert "3.67M params" in base
