@@ -4,8 +4,10 @@ The forms are the folder, the adapter over its base, and GGUF files. Each answer
 `cockpit evaluate`. Greedy answers of the F16 file are compared with those of the folder, token by token: where they
 first differ, the table has the gap of the two logits. A loop written here judges the folder again.
 
-`--math` has rows with `question` and `answer` (a number after ####), `--jobs` is a folder of JSON Lines with `messages`
-whose answers fit `--schema`. Everything is kept in `--work`, so that an interrupted measurement continues.
+`--math` has rows of GSM8K: `question`, and `answer` with calculations as `<<48/2=24>>` and a number after ####. A model
+of this size answers hardly any of them, so each row asks for the first calculation of its answer, and its result after
+####. `--jobs` is a folder of JSON Lines with `messages` whose answers fit `--schema`. The same run asks the general
+questions before and after the training. Everything is kept in `--work`, so that an interrupted measurement continues.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,9 @@ from typing import Any
 from engines.run_dir import RunDir
 
 TYPES = ("F16", "Q8_0", "Q4_K_M")
-LONGEST_CHARACTERS, LONGEST_TEST_CHARACTERS = 420, 300
-"""Of a question of math with its answer: rows that a small machine trains on, and those that it can answer within the
-limit of tokens."""
+LONGEST_CHARACTERS = 150
+"""Of a question of math: rows that a small machine trains on."""
+FIRST_STEP = "\nGive the first step of the calculation, and its result after ####."
 HAND_ROWS = 8
 """Rows that the loop written here answers: one prompt at a time, without a cache of answers."""
 MATH, OBJECTS = "math", "json"
@@ -90,30 +92,33 @@ def _rows(args: argparse.Namespace) -> None:
     if (args.work / "tests.jsonl").is_file():
         return
     schema = json.loads(args.schema.read_text())
-    math = [json.loads(line) for line in args.math.read_text("utf-8").splitlines()]
-    tested = [row for row in math if _characters(row) <= LONGEST_TEST_CHARACTERS][-args.rows :]
+    math = list(_first_steps(args.math))
     jobs = [
         json.loads(line) for file in sorted(args.jobs.glob("*.jsonl")) for line in file.open() if "messages" in line
     ]
     tests: list[dict[str, Any]] = []
-    for at, row in enumerate(tested):
-        tests.append({"question": row["question"], "answer": row["answer"], "checks": ["number"], "id": f"{MATH}-{at}"})
+    for at, row in enumerate(math[-args.rows :]):
+        tests.append({**row, "checks": ["number"], "id": f"{MATH}-{at}"})
     for at, row in enumerate(jobs[:: max(1, len(jobs) // args.rows)][: args.rows]):
         tests.append({"messages": row["messages"], "schema": schema, "id": f"{OBJECTS}-{at}"})
     held_out = {_question(row) for row in tests}
-    short = [
-        [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
+    train = [
+        {"messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]}
         for row in math
-        if _characters(row) <= LONGEST_CHARACTERS
-    ][:400]
-    train = [{"messages": one} for one in short] + [{"messages": row["messages"]} for row in jobs[1::4]]
+    ]
+    train += [{"messages": row["messages"]} for row in jobs[1::8]]
     train = [row for row in train if _question(row) not in held_out]
     _write(args.work / "train.jsonl", train)
     _write(args.work / "tests.jsonl", tests)
 
 
-def _characters(row: dict[str, Any]) -> int:
-    return len(row["question"]) + len(row["answer"])
+def _first_steps(file: Path) -> Iterator[dict[str, str]]:
+    """The short questions, each with the first calculation of its answer."""
+    for line in file.read_text("utf-8").splitlines():
+        row = json.loads(line)
+        step = re.search(r"<<([^<>=]+)=(-?[\d.]+)>>", row["answer"])
+        if step is not None and len(row["question"]) <= LONGEST_CHARACTERS:
+            yield {"question": row["question"] + FIRST_STEP, "answer": f"{step[1]} = {step[2]}\n#### {step[2]}"}
 
 
 def _question(row: dict[str, Any]) -> str:
@@ -125,29 +130,39 @@ def _write(file: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _trained(args: argparse.Namespace) -> dict[str, Path]:
-    """The outputs of one run: the adapter, the merged model, and the GGUF files before and after."""
+    """The outputs of the training, with the general questions before and after it, and the GGUF files of the base."""
     types = json.dumps(list(TYPES))
-    recipe = args.work / "two-tasks.toml"
-    recipe.write_text(
-        'schema = 1\nname = "two-tasks"\n'
+    general = 'data = "./train.jsonl"\ntests = "general"\nmax_tokens = 2000\nmax_new_tokens = 16\nthreads = 1\n'
+    tuned = (
         f'[[stage]]\nname = "tuned"\nkind = "finetune"\nmodel = "{args.model}"\ndata = "./train.jsonl"\n'
-        f"max_length = 384\nmax_steps = {args.steps}\nper_device_train_batch_size = 8\nlearning_rate = 1e-3\n"
-        f"warmup_steps = 5\nr = 16\nthreads = {args.threads}\nsave_steps = 20\n"
+        f"max_length = 256\nmax_steps = {args.steps}\nper_device_train_batch_size = 8\nlearning_rate = 1e-3\n"
+        f"warmup_steps = 10\nr = 16\nthreads = {args.threads}\nsave_steps = 40\n"
         f'[[stage]]\nname = "merged"\nkind = "merge"\nmodel = "{args.model}"\nadapter = "tuned"\n'
         f'[[stage]]\nname = "gguf"\nkind = "export"\nmodel = "merged"\nfile_types = {types}\n'
-        f'[[stage]]\nname = "base-gguf"\nkind = "export"\nmodel = "{args.model}"\nfile_types = {types}\n'
+        "parity_positions = 256\n"
+        f'[[stage]]\nname = "general-before"\nkind = "evaluate"\nmodel = "{args.model}"\n{general}'
+        f'[[stage]]\nname = "general-after"\nkind = "evaluate"\nmodel = "merged"\n{general}'
+        'files = "gguf"\nbaseline = "general-before"\n'
     )
+    base = f'[[stage]]\nname = "base-gguf"\nkind = "export"\nmodel = "{args.model}"\nfile_types = {types}\n'
+    return {
+        **_outputs(args, "base-files", base, ("base-gguf",)),
+        **_outputs(args, "two-tasks", tuned, ("tuned", "merged", "gguf")),
+    }
+
+
+def _outputs(args: argparse.Namespace, name: str, stages: str, wanted: Sequence[str]) -> dict[str, Path]:
+    """The outputs of one run, which is started if there is none."""
+    recipe = args.work / f"{name}.toml"
+    recipe.write_text(f'schema = 1\nname = "{name}"\n{stages}')
     runs = args.work / "runs"
-    names = ("tuned", "merged", "gguf", "base-gguf")
-    found = sorted(runs.glob("*"))
-    if not found:
+    if not list(runs.glob(f"*-{name}")):
         _cockpit(["--runs-dir", str(runs), "run", str(recipe)])
-        found = sorted(runs.glob("*"))
-    outputs = {name: RunDir(found[-1]).out(name) for name in names}
-    missing = [name for name, folder in outputs.items() if not folder.is_dir()]
+    run = RunDir(max(runs.glob(f"*-{name}")))
+    missing = [one for one in wanted if not run.out(one).is_dir()]
     if missing:
-        raise SystemExit(f"bench: {found[-1]} has no output of {', '.join(missing)}; resume the run first")
-    return outputs
+        raise SystemExit(f"bench: {run.root} has no output of {', '.join(missing)}; resume the run first")
+    return {one: run.out(one) for one in wanted}
 
 
 def _evaluated(args: argparse.Namespace, form: Form) -> dict[str, Any]:

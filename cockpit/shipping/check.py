@@ -28,6 +28,7 @@ class Result(StrEnum):
     PASS = GateResult.PASS.value
     FAIL = GateResult.FAIL.value
     NOT_MEASURED = "not measured"
+    NOT_ENOUGH = "not enough evidence"
     NOT_APPLICABLE = "does not apply"
 
 

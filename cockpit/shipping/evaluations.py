@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cockpit.shipping.check import Check, fact, figure, missing
+from cockpit.shipping.check import Check, Result, fact, figure, missing
 from engines.artifacts.manifest import ManifestError, read_manifest, verify_manifest
-from engines.judging.sets.general import passed_by_chance
 from engines.judging.shares.counts import paired_shares
 from engines.processor import machine_class
 from engines.run_dir import RunDir
@@ -21,6 +20,8 @@ from recipes.stages.evaluate import EVALUATE
 
 Role = Literal["task", "general"]
 _LLAMA = "llama.cpp"
+MOST_QUESTIONS = 10_000
+"""That a reason proposes to ask."""
 _COSTS = ("peak_rss_bytes", "latency_p95_s", "first_token_p50_s", "answer_tokens_per_second")
 """Limits that count on one machine."""
 
@@ -76,7 +77,7 @@ def choose(
     named = limits.task if role == "task" else limits.general
     given = [Chosen(role, place, found) for place, found in zip(places, evidence["results"], strict=True)]
     asked = [one for one in given if one.results["asked"]]
-    of_role = [one for one in asked if one.results["general"] == (role == "general")]
+    of_role = [one for one in asked if _general(one, limits) == (role == "general")]
     of_stage = [one for one in of_role if named is None or one.place.stage == named]
     of_file = [one for one in of_stage if one.results["model"] == evidence["model"]]
     by_name = [one for one in of_stage if one.place.path.name == f"results-{file_type}.json" or not one.place.stage]
@@ -92,6 +93,12 @@ def choose(
         f"{role}.answers",
         f"{len(found)} evaluations {what} asked this file: {printable(stages, 200)}; name one: {role} in [ship]",
     )
+
+
+def _general(one: Chosen, limits: ShipLimits) -> bool:
+    """Whether its questions are general ones: the shipped set, or those of the stage that the limits name."""
+    named = limits.general is not None and one.place.stage == limits.general
+    return bool(one.results["general"]) or named
 
 
 def answer_checks(chosen: Chosen, evidence: Mapping[str, Any]) -> Iterator[Check]:
@@ -157,17 +164,22 @@ def general_checks(chosen: Chosen, limits: ShipLimits, made_from: Mapping[str, s
         shown = made_from.get(baseline["model"], baseline["name"])
         yield fact("general.base", problems, measured=shown, limit="a model that the file was made from", source=source)
     if baseline is not None and "rows" in baseline:
-        yield _base_success(metrics, int(baseline["rows"]), limits, source)
-    yield figure("general.forgetting", metrics, "forgetting_high", "<=", limits.forgetting_high, source=source)
+        yield _base_success(chosen, int(baseline["rows"]), limits)
+        yield _forgetting(metrics, int(baseline["rows"]), limits, source)
+        return
+    yield missing("general.forgetting", "forgetting_high was not measured", source=source)
 
 
-def _base_success(metrics: Mapping[str, float], rows: int, limits: ShipLimits, source: str) -> Check:
+def _base_success(chosen: Chosen, rows: int, limits: ShipLimits) -> Check:
     """The base model knows enough answers: had all of them been forgotten, the limit would refuse the file.
 
     Of the questions with choices, answers at random pass a part, before a forgetting and after it.
     """
-    passed = round(metrics["baseline_success"] * rows)
-    chance = passed_by_chance()
+    source, chance = chosen.source, chosen.results["chance"]
+    if chance is None:
+        why = "the test file is not here, or has changed: how many questions answers at random pass is not known"
+        return missing("general.base_success", why, source=source)
+    passed = round(chosen.metrics["baseline_success"] * rows)
     known = max(0, math.floor(passed - chance))
     at_most = -paired_shares(0, known, rows).low
     measured = f"{passed} of {rows} questions, {quantities.number(chance)} by chance"
@@ -178,6 +190,37 @@ def _base_success(metrics: Mapping[str, float], rows: int, limits: ShipLimits, s
         f" {quantities.number(at_most)}, which the limit allows; set a lower forgetting_high"
     )
     return missing("general.base_success", reason, source=source)
+
+
+def _forgetting(metrics: Mapping[str, float], rows: int, limits: ShipLimits, source: str) -> Check:
+    """Forgetting is excluded, shown, or neither: then the questions are too few to say.
+
+    The upper end of the interval of the drop within the limit excludes more. Above it, a lower end above 0 shows a
+    forgetting that chance does not explain; else the two models differ on so many questions, both ways, that the
+    interval contains no forgetting and too much of it.
+    """
+    name, limit = "general.forgetting", limits.forgetting_high
+    within = figure(name, metrics, "forgetting_high", "<=", limit, source=source)
+    if within.result is not Result.FAIL or within.value is None:
+        return within
+    won, lost = int(metrics["won_rows"]), int(metrics["lost_rows"])
+    drop, low, high = (quantities.number(metrics[key]) for key in ("forgetting", "forgetting_low", "forgetting_high"))
+    found = f"{lost} of {rows} questions lost and {won} won: a drop of {drop} ({low} to {high})"
+    if metrics["forgetting_low"] > 0:
+        return replace(within, reason=f"{within.reason}; forgotten: {found}, which chance does not explain")
+    needed = _questions_needed(won / rows, lost / rows, limit)
+    more = f"; with the same shares, {needed} questions would show less than the limit" if needed else ""
+    reason = f"not enough evidence: {found}, which chance explains; {within.reason}{more}"
+    return replace(within, result=Result.NOT_ENOUGH, reason=reason)
+
+
+def _questions_needed(won: float, lost: float, limit: float) -> int | None:
+    """How many questions of which these shares change would keep the upper end of the drop within the limit, in
+    hundreds; None if more than 10,000."""
+    for rows in range(100, MOST_QUESTIONS + 1, 100):
+        if -paired_shares(round(won * rows), round(lost * rows), rows).low <= limit:
+            return rows
+    return None
 
 
 def _baseline(chosen: Chosen) -> Check:

@@ -11,6 +11,7 @@ from engines.judging.text_checks import plain, shown
 
 _MARKUP = re.compile(r"[*_`$\\]|boxed")
 _STATED = re.compile(r"(?:answer|choice|option)(?: is)? ?:? ?[({]?([A-Z])(?![A-Za-z'])", re.IGNORECASE)
+_USUAL_CHOICES = 4
 _LEADING = re.compile(r"[({]?([A-Z])(?:[)}.:,]|$)")
 
 
@@ -22,6 +23,11 @@ def choice(answer: str, expected: str, settings: Mapping[str, Any]) -> str:
     if got is None:
         return f"the answer chooses no letter: {shown(answer)}"
     return "" if got == wanted else f"chose {got}; expected {wanted}"
+
+
+def by_chance(settings: Mapping[str, Any]) -> float:
+    """How often an answer at random passes; choices that the row does not list count as four."""
+    return 1 / (len(settings.get("choices") or ()) or _USUAL_CHOICES)
 
 
 def letter_of(expected: str, choices: Sequence[str]) -> str | None:

@@ -17,6 +17,7 @@ from engines.artifacts.model_files import sha256_of
 from engines.files import file_sha256
 from engines.judging.answers import Kept, kept_answers
 from engines.judging.checks import Judges, judge
+from engines.judging.choice_check import by_chance
 from engines.judging.compare import compare, read_baseline, read_results
 from engines.judging.sets.general import general_set
 from engines.judging.task import Check, Task, Verdict
@@ -31,6 +32,8 @@ from recipes.stages.evaluate import STAGE_CHECKS
 ANSWERS = ".answers.jsonl"
 JUDGED_AGAIN = frozenset({*STAGE_CHECKS, "regex", "json_schema"})
 """Checks that give the same verdict each time, and start nothing of the operator's."""
+CHOICE = "choice"
+"""The check whose rows answers at random pass in part."""
 COMPARED = ("baseline_success", "difference", "difference_low", "difference_high", "p_value")
 """Metrics of a comparison, by the names that it has too."""
 
@@ -68,6 +71,8 @@ class Results:
         metrics: computed again from the rows.
         problems: why it cannot be believed.
         notes: what could not be looked at.
+        chance: rows of the test file that answers at random pass on average: those with choices; None where the file
+            is not here.
         baseline: the file that its rows are compared with; None without one.
     """
 
@@ -84,6 +89,7 @@ class Results:
     metrics: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    chance: float | None = None
     baseline: dict[str, Any] | None = None
 
 
@@ -254,6 +260,9 @@ def _judge_again(found: Results, rows: Sequence[Mapping[str, Any]], tests: Path,
     try:
         defaults = dict.fromkeys(one["check"] for row in rows for one in row["verdicts"])
         tasks = {task.key: task for task in read_tests(place, list(defaults), judges)}
+        found.chance = sum(
+            by_chance(check.settings) for task in tasks.values() for check in task.checks if check.kind == CHOICE
+        )
         verdicts = [(row, _verdicts(row, tasks.get(row["key"]), judges)) for row in rows]
     except OperatorError:
         found.notes.append("the verdicts were not judged again: the rows need a check of the operator's")

@@ -66,7 +66,8 @@ class ShipLimits(Strict):
     general: str | None = _limit(
         None,
         "General",
-        "Evaluate stage with the general questions; by default the only one that asked the file.",
+        "Evaluate stage with the general questions; by default the only one that asked the file those that Cockpit"
+        " ships. A stage that is named may ask others.",
         pattern=STAGE_NAME,
     )
     general_rows: int = _limit(60, "General", "Least general questions.", ge=1)
@@ -74,10 +75,11 @@ class ShipLimits(Strict):
         True, "General", "Whether their baseline must be a model that the file was made from."
     )
     forgetting_high: float = _limit(
-        0.1,
+        0.15,
         "General",
-        "Most of the upper end of the interval of the drop of success against the base model; the 84 questions that"
-        " Cockpit ships give 0.044 where nothing changed.",
+        "Most of the upper end of the interval of the drop of success against the base model; above it, a drop that"
+        " chance explains is not enough evidence. The 84 questions that Cockpit ships give 0.044 where nothing changed,"
+        " and about 0.1 where a training lost and won ten.",
         ge=0,
         le=1,
     )

@@ -22,7 +22,9 @@ from cockpit.text.text_table import text_table
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
 
-_MARKS = {Result.PASS: "✓", Result.FAIL: "✗", Result.NOT_MEASURED: "?", Result.NOT_APPLICABLE: "·"}
+_MARKS = {
+    Result.PASS: "✓", Result.FAIL: "✗", Result.NOT_MEASURED: "?", Result.NOT_ENOUGH: "?", Result.NOT_APPLICABLE: "·"
+}  # fmt: skip
 _TITLES = ("", "check", "measured", "allowed")
 _SHOWN = 44
 
@@ -50,7 +52,7 @@ def declare(parser: CommandParser) -> None:
         ExitCode.DONE: "the file may ship",
         ExitCode.FAILED: "the evidence could not be collected",
         ExitCode.MISTAKE: "wrong usage, wrong limits, or no such file; nothing was judged",
-        ExitCode.REFUSED: "a check failed or was not measured",
+        ExitCode.REFUSED: "a check failed, was not measured, or has not enough evidence",
     }
     parser.examples = (
         ("cockpit ship last --file Q4_K_M", "Judge a file of the newest run by the limits of its recipe."),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-
-from engines.files import read_regular_text
 
 GENERAL = "general"
 """The word by which a recipe and a command name the set."""
@@ -18,9 +15,3 @@ def general_set() -> Path:
     results of an evaluation record its SHA-256.
     """
     return Path(__file__).with_name("general.jsonl")
-
-
-def passed_by_chance() -> float:
-    """Rows of the set that answers at random pass on average: those with choices."""
-    rows = (json.loads(line) for line in read_regular_text(general_set()).splitlines())
-    return sum(1 / len(row["choices"]) for row in rows if "choices" in row)

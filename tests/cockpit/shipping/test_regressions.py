@@ -18,6 +18,7 @@ from cockpit.shipping.judge import Judged, judge_file
 from engines.artifacts.manifest import read_manifest, write_manifest
 from engines.events import Evaluated, StageSucceeded
 from engines.files import file_sha256
+from engines.judging.shares.counts import paired_shares
 from engines.llama.gguf_file import read_gguf
 from engines.shipping.evidence import Given, collect
 from engines.words import GateResult
@@ -52,6 +53,19 @@ def base_that_knows_nothing(whole: Whole) -> None:
     """The base model passes little more than answers at random do: what was forgotten cannot be seen."""
     whole.evaluate("general-before", model="base", right=range(10), general=True, attempt=2)
     whole.evaluate("general-after", model="Q8_0", right=range(1, 9), general=True, baseline="general-before", attempt=2)
+
+
+def too_few_questions_to_say(whole: Whole) -> None:
+    """Of 60 questions that the base model passes, 14 are lost and 8 others won: chance explains it."""
+    whole.evaluate(
+        "general-after", model="Q8_0", right=range(14, 68), general=True, baseline="general-before", attempt=2
+    )
+
+
+def forgotten_by_questions_of_the_operator(whole: Whole) -> None:
+    """The stage that the limits name asks other questions than Cockpit's."""
+    whole.evaluate("general-before", model="base", right=range(100), rows=120, attempt=2)
+    whole.evaluate("general-after", model="Q8_0", right=range(60), rows=120, baseline="general-before", attempt=2)
 
 
 def no_better_than_its_base(whole: Whole) -> None:
@@ -289,7 +303,16 @@ class Regression:
 SPEED = (("latency_p95_s", 12.0),)
 REGRESSIONS = [
     Regression(wrong_template, "task.template", "another chat template"),
-    Regression(forgotten_base, "general.forgetting", "forgetting_high is 0.5"),
+    Regression(forgotten_base, "general.forgetting", "forgotten: 40 of 84 questions lost and 0 won: a drop of 0.4762"),
+    Regression(
+        too_few_questions_to_say, "general.forgetting", "not enough evidence: 14 of 84 questions lost and 8 won"
+    ),
+    Regression(
+        forgotten_by_questions_of_the_operator,
+        "general.forgetting",
+        "forgotten: 40 of 120 questions lost",
+        (("general", "general-after"),),
+    ),
     Regression(base_that_knows_nothing, "general.base_success", "the base model passes 10 of 84 questions, 7.5"),
     Regression(no_better_than_its_base, "task.difference_low", "difference_low is"),
     Regression(overfitted, "overfitting.tuned", "overfitted: the validation loss rose from 1.200 to 2.400"),
@@ -326,8 +349,8 @@ REGRESSIONS = [
     Regression(no_general_questions, "general.answers", "no evaluation of general questions"),
 ]
 CORE = {
-    wrong_template, forgotten_base, truncated_file, edited_results, edited_results_with_their_manifest, gate_removed,
-    baseline_of_other_rows, proof_missing, another_machine,
+    wrong_template, forgotten_base, too_few_questions_to_say, truncated_file, edited_results,
+    edited_results_with_their_manifest, gate_removed, baseline_of_other_rows, proof_missing, another_machine,
 }  # fmt: skip
 
 
@@ -344,6 +367,19 @@ def test_a_planted_regression_is_refused_with_its_reason(regression: Regression,
     found = judged(whole, limits=limits, file_type="Q8_0")
     assert not found.passed
     assert regression.reason in reasons(found).get(regression.check, ""), reasons(found)
+
+
+def test_a_drop_that_chance_explains_is_no_failure_and_the_reason_says_how_many_questions_would_show_it(
+    whole: Whole,
+) -> None:
+    too_few_questions_to_say(whole)
+    found = judged(whole, limits=ShipLimits(), file_type="Q8_0")
+    result = next(check for check in found.checks if check.name == "general.forgetting")
+    assert result.result == Result.NOT_ENOUGH
+    needed = int(result.reason.rpartition("with the same shares, ")[2].split()[0])
+    before = needed - 100
+    ends = [-paired_shares(round(8 / 84 * n), round(14 / 84 * n), n).low for n in (before, needed)]
+    assert ends[0] > ShipLimits().forgetting_high >= ends[1]
 
 
 def test_a_file_that_was_moved_out_of_its_run_keeps_its_proofs_and_the_run_is_damaged(whole: Whole) -> None:
