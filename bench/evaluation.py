@@ -144,7 +144,10 @@ def _trained(args: argparse.Namespace) -> dict[str, Path]:
         f'[[stage]]\nname = "general-after"\nkind = "evaluate"\nmodel = "merged"\n{general}'
         'files = "gguf"\nbaseline = "general-before"\n'
     )
-    base = f'[[stage]]\nname = "base-gguf"\nkind = "export"\nmodel = "{args.model}"\nfile_types = {types}\n'
+    base = (
+        f'[[stage]]\nname = "base-gguf"\nkind = "export"\nmodel = "{args.model}"\nfile_types = {types}\n'
+        "parity_positions = 0\n"
+    )
     return {
         **_outputs(args, "base-files", base, ("base-gguf",)),
         **_outputs(args, "two-tasks", tuned, ("tuned", "merged", "gguf")),
