@@ -164,17 +164,17 @@ class CockpitApp(App[None]):
 
     def open_run(self, run_dir: Path) -> None:
         """Show a run: live while it runs, its last state afterwards."""
-        from cockpit.tui.screens.run import RunScreen
+        from cockpit.tui.screens.live_run import LiveRunScreen
         from cockpit.tui.screens.sources import LiveSource
 
-        self.push_screen(RunScreen(LiveSource(run_dir), run_dir=run_dir))
+        self.push_screen(LiveRunScreen(LiveSource(run_dir), run_dir=run_dir))
 
     def open_replay(self, path: Path, speed: float | None = None) -> None:
         """Replay a run from its directory or its journal file; `speed` is a multiple of real time."""
-        from cockpit.tui.screens.run import RunScreen
+        from cockpit.tui.screens.replay import ReplayScreen
         from cockpit.tui.screens.sources import replay_of
 
-        self.push_screen(RunScreen(replay_of(path, speed), run_dir=path if path.is_dir() else path.parent))
+        self.push_screen(ReplayScreen(replay_of(path, speed), run_dir=path if path.is_dir() else path.parent))
 
     def open_recipe(self, path: Path) -> None:
         """Open a recipe's form."""

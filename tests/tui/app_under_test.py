@@ -11,6 +11,8 @@ from textual.strip import Strip
 
 from cockpit.replay.playback import Playback
 from cockpit.tui.app import CockpitApp
+from cockpit.tui.screens.live_run import LiveRunScreen
+from cockpit.tui.screens.replay import ReplayScreen
 from cockpit.tui.screens.run import RunScreen
 from cockpit.tui.screens.sources import ReplaySource
 from engines.events import AnyEvent
@@ -33,16 +35,28 @@ class OneScreen(CockpitApp):
         assert isinstance(screen, RunScreen)
         return screen
 
+    @property
+    def live_screen(self) -> LiveRunScreen:
+        screen = self.run_screen
+        assert isinstance(screen, LiveRunScreen)
+        return screen
+
+    @property
+    def replay_screen(self) -> ReplayScreen:
+        screen = self.run_screen
+        assert isinstance(screen, ReplayScreen)
+        return screen
+
 
 def live_app(source: EventSource, run_dir: Path = Path("/nonexistent/20261120-2130-atlas")) -> OneScreen:
-    return OneScreen(lambda: RunScreen(source, run_dir))
+    return OneScreen(lambda: LiveRunScreen(source, run_dir))
 
 
 def replay_app(events: Iterable[AnyEvent], index: int | None = None) -> OneScreen:
     def make() -> RunScreen:
         playback = Playback(list(events))
         playback.seek(len(playback) if index is None else index)
-        return RunScreen(ReplaySource(playback), Path("/nonexistent/20261120-2130-atlas"))
+        return ReplayScreen(ReplaySource(playback), Path("/nonexistent/20261120-2130-atlas"))
 
     return OneScreen(make)
 

@@ -86,7 +86,7 @@ async def test_a_replay_at_eight_times_sends_few_bytes_per_picture(size: tuple[i
         app._display = counted  # type: ignore[method-assign]
         pictures = 0
         while playback.index < len(playback) * 3 // 4:
-            app.run_screen._seek(lambda playback: playback.seek(playback.index + 8))
+            app.replay_screen._seek(lambda playback: playback.seek(playback.index + 8))
             await pilot.pause()
             pictures += 1
         assert pictures > 50

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parents[2]
-DOOR, READERS, ODD = "engines/data/test_door.py", "engines/data/test_readers.py", "engines/data/test_odd_files.py"
+DOOR, CONTAINERS = "engines/data/test_door.py", "engines/data/test_door_containers.py"
+PLACES = "engines/data/test_door_places.py"
+READERS, ODD = "engines/data/test_readers.py", "engines/data/test_odd_files.py"
 LABELS, LOOK = "engines/labels/test_labels.py", "engines/look/test_stage_look.py"
 MODELS = "cockpit/planning/test_model_check.py"
 
@@ -22,8 +24,8 @@ KINDS: dict[str, tuple[str, str]] = {
     "ShareGPT": (DOOR, "test_each_shape_is_found_and_read"),
     "Alpaca with null as its input": (DOOR, "test_each_shape_is_found_and_read"),
     "byte-order mark, CRLF, blank lines, U+2028": (ODD, "test_one_row_is_read_however_its_line_ends_and_begins"),
-    "one JSON array named jsonl": (DOOR, "test_a_json_array_may_be_named_jsonl_and_an_object_may_fill_a_file"),
-    "a file without the name of a split": (DOOR, "test_a_folder_of_splits_and_a_folder_of_rows"),
+    "one JSON array named jsonl": (CONTAINERS, "test_a_json_array_may_be_named_jsonl_and_an_object_may_fill_a_file"),
+    "a file without the name of a split": (PLACES, "test_a_folder_of_splits_and_a_folder_of_rows"),
     "an answer of weight 0": (LABELS, "test_an_answer_of_weight_zero_is_never_scored"),
     "calls of tools beside a null content": (DOOR, "test_tool_calls_have_one_form_however_they_are_written"),
     "a call of a tool as the last turn": (LABELS, "test_a_call_of_a_tool_as_the_last_turn_is_scored"),
@@ -45,8 +47,8 @@ KINDS: dict[str, tuple[str, str]] = {
     "prompts longer than max_length": (LOOK, "test_all_rows_too_long_is_a_defect_with_the_longest"),
     "empty answers": (LOOK, "test_each_defect_is_found_with_its_place"),
     "a key that is twice in one object": (LOOK, "test_each_defect_is_found_with_its_place"),
-    "Latin-1 in one line": (DOOR, "test_another_encoding_is_refused_by_line_until_the_recipe_names_it"),
-    "UTF-16": (DOOR, "test_marks_of_encodings_are_read_and_said"),
+    "Latin-1 in one line": (CONTAINERS, "test_another_encoding_is_refused_by_line_until_the_recipe_names_it"),
+    "UTF-16": (CONTAINERS, "test_marks_of_encodings_are_read_and_said"),
     "a row of megabytes": (ODD, "test_a_row_of_many_megabytes_is_a_row"),
     "a row of thousands of turns": (
         "engines/labels/test_long_conversations.py",
@@ -82,7 +84,7 @@ KINDS: dict[str, tuple[str, str]] = {
         "test_large_data_is_labelled_in_part_read_further_and_that_is_reported",
     ),
     "a bad row of the held-out split": (LOOK, "test_a_bad_row_of_the_val_split_is_found_too"),
-    "Parquet": (DOOR, "test_every_container_gives_the_same_rows"),
+    "Parquet": (CONTAINERS, "test_every_container_gives_the_same_rows"),
     "the same rows in every format": (
         "engines/labels/test_formats.py",
         "test_the_same_rows_have_the_same_ids_and_labels_in_every_format",

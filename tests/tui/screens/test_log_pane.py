@@ -48,7 +48,7 @@ async def test_after_random_jumps_the_last_line_is_the_fold_s_last(size: tuple[i
     app = replay_app(events, 1)
     async with app.run_test(size=size) as pilot:
         await settled(pilot)
-        screen = app.run_screen
+        screen = app.replay_screen
         for _ in range(jumps):
             if chance.random() < 0.2:  # a jump follows, also when the log was scrolled before
                 screen.action_log_scroll(-5)

@@ -1,35 +1,25 @@
+"""The picture of a run: its numbers, charts and log are those of its journal."""
+
 from __future__ import annotations
 
 import json
 import random
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from cockpit.replay.playback import Playback
 from cockpit.text import formatting as fmt
-from cockpit.tui.app import CockpitApp
 from cockpit.tui.charts.canvas import Row
-from cockpit.tui.charts.chart import Chart, ChartData, draw_chart
-from cockpit.tui.dialogs.confirm import ConfirmScreen
-from cockpit.tui.look.keys import SCOPES, footer_keys
+from cockpit.tui.charts.chart import ChartData, draw_chart
 from cockpit.tui.look.theme import CROSS
-from cockpit.tui.screens.run import RunScreen
-from cockpit.tui.screens.sources import LiveSource, ReplaySource, replay_of
 from cockpit.tui.widgets.log_view import LogView
-from engines.control import pending
 from engines.events import ControlApplied, Evaluated, Gap, MachineSampled, Step, Warned
-from engines.run_dir import Lock, RunDir
-from engines.words import RunStatus
-from tests.patience import PATIENCE_S
 from tests.tui import journals
-from tests.tui.app_under_test import OneScreen, live_app, replay_app, settled, strips, text
+from tests.tui.app_under_test import live_app, replay_app, settled, strips, text
 from tests.tui.event_source import EventSource
-from tests.tui.looking import notices, until
+from tests.tui.looking import until
 
 SIZES = [(80, 24), (160, 48)]
 
@@ -64,7 +54,7 @@ async def test_at_100_random_steps_the_screen_s_numbers_are_the_journal_s() -> N
     app = replay_app(journal.events, 1)
     async with app.run_test(size=(160, 48)) as pilot:
         await settled(pilot)
-        screen = app.run_screen
+        screen = app.replay_screen
         for index, step in chance.sample(steps, 100):
             screen._seek(lambda playback, index=index: playback.seek(index))  # type: ignore[misc]
             await pilot.pause()
@@ -402,121 +392,6 @@ async def test_while_inspecting_every_title_is_that_step_s() -> None:
         assert all("at step" not in chart.data.summary for chart in app.run_screen.charts if chart.data)
 
 
-@pytest.fixture
-def supervised(tmp_path: Path) -> Iterator[RunDir]:
-    """A run directory with the journal of a live run; its supervisor's lock is held, so that nothing is started."""
-    run = RunDir(journals.live(50).write(tmp_path / "20261120-2130-atlas"))
-    lock = Lock(run.supervisor_lock)
-    assert lock.acquire({"pid": 0})
-    yield run
-    lock.release()
-
-
-def verbs(run: RunDir) -> list[str]:
-    return [request.verb for request in pending(run.control)]
-
-
-async def test_checkpoint_sends_a_request_and_shows_the_reply(supervised: RunDir) -> None:
-    app = live_app(EventSource(journals.live(50).events), supervised.root)
-    async with app.run_test(size=(80, 24), notifications=True) as pilot:
-        await settled(pilot)
-        await pilot.press("k")
-        await until(pilot, lambda: verbs(supervised) == ["checkpoint"], "the request")
-        await until(pilot, lambda: "checkpoint requested; " in notices(app), "the reply")
-
-
-@pytest.mark.parametrize(
-    ("keys", "verb", "value", "prompt"),
-    [
-        (["p"], "pause", None, ""),
-        (["e", "right", "enter"], "evaluate", None, ""),
-        (["s", *"def", "enter"], "sample", None, "def"),
-        (["l", *"0.001", "enter"], "learning-rate", 0.001, ""),
-        (["n", *["backspace"] * 3, *"900", "enter"], "max-steps", 900, ""),
-    ],
-)
-async def test_keys_send_requests_with_their_values_and_the_sender(
-    supervised: RunDir, keys: list[str], verb: str, value: float | None, prompt: str
-) -> None:
-    app = live_app(EventSource(journals.live(50).events), supervised.root)
-    async with app.run_test(size=(80, 24), notifications=True) as pilot:
-        await settled(pilot)
-        for key in keys:
-            await pilot.press(key)
-            await pilot.pause()
-        await until(pilot, lambda: verbs(supervised) == [verb], "the request")
-        [request] = pending(supervised.control)
-        assert (request.value, request.text) == (value, prompt)
-        assert request.by.endswith(", key on the screen")
-
-
-async def test_a_value_that_is_not_allowed_is_refused_in_the_dialog_and_esc_sends_nothing(supervised: RunDir) -> None:
-    app = live_app(EventSource(journals.live(50).events), supervised.root)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        await pilot.press("l", "7", "enter")
-        await pilot.pause()
-        assert "allowed the new peak, a number > 0 and ≤ 1" in text(app)
-        await pilot.press("escape")
-        await pilot.press("e", "enter")
-        await pilot.pause()
-        assert verbs(supervised) == []
-
-
-async def test_a_request_that_no_engine_takes_says_so(supervised: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cockpit.launching.requests.ANSWER_S", 0.1)
-    monkeypatch.setattr("cockpit.launching.requests.ANSWER_STEPS", 0.0)
-    app = live_app(EventSource(journals.live(50).events), supervised.root)
-    async with app.run_test(size=(160, 48), notifications=True) as pilot:
-        await settled(pilot)
-        await pilot.press("k")
-        await until(pilot, lambda: "checkpoint not taken after 0.10s" in notices(app), "why no answer came")
-
-
-async def test_a_request_that_cannot_be_written_says_why(supervised: RunDir) -> None:
-    supervised.control.write_text("a file where the folder of requests should be")
-    app = live_app(EventSource(journals.live(50).events), supervised.root)
-    async with app.run_test(size=(160, 48), notifications=True) as pilot:
-        await settled(pilot)
-        await pilot.press("k")
-        await until(pilot, lambda: "could not send the checkpoint request" in notices(app), "the reason")
-
-
-async def test_stopping_asks_first_and_the_first_answer_keeps_the_run_running(supervised: RunDir) -> None:
-    app = live_app(EventSource(journals.live(50).events), supervised.root)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        await pilot.press("x")
-        await pilot.pause()
-        assert isinstance(app.screen, ConfirmScreen)
-        assert "Stop after checkpoint" in text(app)
-        await pilot.press("enter")
-        await pilot.pause()
-        await pilot.press("x")
-        await pilot.pause()
-        await pilot.press("right", "enter")
-        await until(pilot, lambda: bool(verbs(supervised)), "a request")
-        assert verbs(supervised) == ["stop-after-checkpoint"], "the first answer requests nothing"
-        await pilot.press("x")
-        await pilot.pause()
-        await pilot.press("right", "right", "enter")
-        await until(pilot, lambda: verbs(supervised) == ["stop-after-checkpoint", "stop"], "the second request")
-
-
-async def test_a_finished_run_offers_no_requests() -> None:
-    app = live_app(EventSource(journals.finished().events))
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        shown = text(app)
-        assert "✓ succeeded" in shown
-        assert "Ckpt" not in shown
-        assert "Stop…" not in shown
-        await pilot.press("x", "k", "space")
-        await pilot.pause()
-        assert not isinstance(app.screen, ConfirmScreen)
-        assert not app.run_screen.frozen
-
-
 async def test_a_lost_run_says_so_and_what_to_do() -> None:
     app = live_app(EventSource(journals.live(50).events, lost=True))
     async with app.run_test(size=(80, 24)) as pilot:
@@ -608,226 +483,3 @@ async def test_fields_of_the_recipe_are_shown_at_the_side(tmp_path: Path) -> Non
         assert "base-merged" in shown
         assert "(1 of max 3)" in shown
         assert "(guard 50.0)" in shown
-
-
-# ---- replay
-
-
-async def test_a_replay_shows_the_fold_up_to_the_playhead() -> None:
-    events = journals.failed().events
-    at = next(n for n, e in enumerate(events, 1) if isinstance(e, Step) and e.step == 300)
-    app = replay_app(events, at)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        assert "▶ REPLAY" in text(app)
-        assert "step 300/820" in text(app)
-        await pilot.press("right")
-        await settled(pilot)
-        assert "step 301/820" in text(app)
-        await pilot.press("shift+right")
-        await settled(pilot)
-        assert "step 351/820" in text(app)
-        await pilot.press("left")
-        await settled(pilot)
-        assert "step 350/820" in text(app)
-        await pilot.press("home")
-        await settled(pilot)
-        assert app.run_screen.playback is not None
-        assert app.run_screen.playback.index == 0
-        await pilot.press("end")
-        await settled(pilot)
-        assert "✗ failed" in text(app)
-
-
-async def test_e_goes_to_the_next_event_and_g_to_a_step() -> None:
-    events = journals.failed().events
-    app = replay_app(events, 1)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        playback = app.run_screen.playback
-        assert playback is not None
-        await pilot.press("e")
-        first = playback.index
-        assert first == playback.moments[0].index
-        await pilot.press("e", "E")
-        assert playback.index == first
-        await pilot.press("g")
-        await pilot.pause()
-        await pilot.press(*"210", "enter")
-        await settled(pilot)
-        assert "step 210/820" in text(app)
-        assert "questions has no steps; this is step 210 of atlas" in notices(app)
-
-
-async def test_playing_moves_and_speed_changes() -> None:
-    app = replay_app(journals.live(100).events, 20)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        playback = app.run_screen.playback
-        assert playback is not None
-        before = playback.index
-        await pilot.press("right_square_bracket")
-        assert playback.speed == 16.0
-        for _ in range(5):
-            await pilot.press("right_square_bracket")
-        await pilot.press("space")
-        await until(pilot, lambda: playback.at_end, "the end of the playback")
-        assert playback.index > before
-        assert not playback.playing
-
-
-# ---- keys
-
-
-@pytest.mark.parametrize("scope", sorted(SCOPES))
-def test_every_key_has_one_meaning_and_an_id_of_its_own(scope: str) -> None:
-    names = [name for key in SCOPES[scope] for name in key.keys.split(",")]
-    assert len(names) == len(set(names))
-    assert all(key.id.startswith(f"{scope}.") for key in SCOPES[scope])
-    assert all(key.help.endswith(".") for key in SCOPES[scope])
-    clashes = {"ctrl+a", "ctrl+b", "ctrl+backslash", "ctrl+z"} & set(names)
-    assert scope == "recipe" or not clashes
-
-
-@pytest.mark.parametrize(
-    ("scope", "make"),
-    [
-        ("run", lambda: live_app(EventSource(journals.live(20).events))),
-        ("replay", lambda: replay_app(journals.live(20).events)),
-    ],
-)
-async def test_every_key_of_the_footer_and_of_help_runs_an_action_that_exists(scope: str, make: object) -> None:
-    app: OneScreen = make()  # type: ignore[operator]
-    async with app.run_test(size=(160, 48)) as pilot:
-        await settled(pilot)
-        screen = app.run_screen
-        bound = {key: binding.action for key, binding in screen._bindings}
-        for key in SCOPES[scope]:
-            for name in key.keys.split(","):
-                assert bound[name] == key.action
-            method = "action_" + key.action.partition("(")[0].removeprefix("app.")
-            assert hasattr(app if key.action.startswith("app.") else screen, method), key
-        shown = text(app).split("\n")[-1]
-        for key in footer_keys(scope)[:4]:
-            assert f"{key.in_bar} {key.label}" in shown
-
-
-async def test_a_screen_that_is_too_small_does_not_break() -> None:
-    for size in ((20, 5), (60, 20), (81, 24), (119, 35), (200, 60)):
-        app = live_app(EventSource(journals.live(50).events))
-        async with app.run_test(size=size) as pilot:
-            await settled(pilot)
-            assert isinstance(app.run_screen.query(Chart).first(), Chart)
-            await pilot.resize_terminal(100, 30)
-            await settled(pilot)
-            assert "step 50/820" in text(app)
-
-
-@pytest.mark.parametrize(("asked", "shown"), [(2.0, 2.0), (None, 8.0)])
-async def test_a_replay_plays_at_the_requested_speed(tmp_path: Path, asked: float | None, shown: float) -> None:
-    first, second = (journals.live(30).write(tmp_path / name) for name in ("first", "second"))
-    app = CockpitApp(tmp_path, replay=first, speed=16.0)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await pilot.pause()
-        assert _playback(app).speed == 16.0
-        app.open_replay(second, asked)
-        await pilot.pause()
-        assert _playback(app).speed == shown, "the first replay's speed is not used for the second"
-
-
-def _playback(app: CockpitApp) -> Playback:
-    assert isinstance(app.screen, RunScreen)
-    assert app.screen.playback is not None
-    return app.screen.playback
-
-
-class UnreadSource(EventSource):
-    """Events of which the screen has read a part."""
-
-    share: float | None = 0.344
-
-    @property
-    def reading(self) -> float | None:
-        return self.share
-
-
-@pytest.mark.parametrize("size", SIZES)
-async def test_while_a_journal_is_being_read_the_screen_shows_how_much_and_no_state_step_or_eta(
-    size: tuple[int, int],
-) -> None:
-    source = UnreadSource(journals.live(412).events, lost=True)
-    app = live_app(source)
-    async with app.run_test(size=size) as pilot:
-        await settled(pilot)
-        shown = text(app)
-        assert "reading 34%" in shown
-        for untrue in ("lost", "running", "step", "ETA", "resume it", "%b", "loss"):
-            assert untrue not in shown, untrue
-        source.share = None
-        await until(pilot, lambda: "step 412/820" in text(app), "the picture")
-        assert "reading" not in text(app)
-
-
-def first_pictures(screen: RunScreen, pictures: list[str], *, read: str) -> None:
-    """Keep what the screen shows at each call of this method of its source, before the call."""
-    source, inner = screen.source, getattr(screen.source, read)
-
-    def recorded() -> bool:
-        strips_now = screen._compositor.render_strips(screen.app.size) if screen.is_attached else []
-        pictures.append("\n".join(strip.text for strip in strips_now))
-        found: bool = inner()
-        return found
-
-    setattr(source, read, recorded)
-
-
-@pytest.mark.parametrize("make", [LiveSource, replay_of])
-async def test_a_screen_is_drawn_and_says_reading_before_it_reads_a_record(
-    make: Callable[[Path], LiveSource | ReplaySource], tmp_path: Path
-) -> None:
-    run_dir = journals.live(412).write(tmp_path / "20261120-2130-atlas")
-    screen, pictures = RunScreen(make(run_dir), run_dir), list[str]()
-    first_pictures(screen, pictures, read="poll")
-    app = OneScreen(lambda: screen)
-    async with app.run_test(size=(160, 48)) as pilot:
-        await until(pilot, lambda: screen.source.reading is None, "the end of the journal")
-        assert "reading 0%" in pictures[0]
-        assert "20261120-2130-atlas" in pictures[0]
-        assert not any(str(word) in pictures[0] for word in RunStatus)
-
-
-async def test_a_look_for_a_supervisor_waits_until_the_screen_has_read_the_journal_and_for_the_look_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_dir = journals.live(412).write(tmp_path / "run")
-    screen = RunScreen(LiveSource(run_dir), run_dir)
-    looks: list[float | None] = []
-    go_on = threading.Event()
-
-    def look() -> bool:
-        looks.append(screen.source.reading)
-        go_on.wait(PATIENCE_S)
-        return False
-
-    monkeypatch.setattr(screen._observer, "adopt", look)
-    app = OneScreen(lambda: screen)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: bool(looks), "a look")
-        screen._keep_supervised()
-        await pilot.pause()
-        assert looks == [None]
-        go_on.set()
-        await until(pilot, lambda: not screen._adopting, "the end of the look")
-        screen._keep_supervised()
-        await until(pilot, lambda: looks == [None, None], "the next look")
-
-
-async def test_a_replay_offers_no_playhead_before_its_journal_is_read(tmp_path: Path) -> None:
-    run_dir = journals.live(412).write(tmp_path / "run")
-    screen = RunScreen(replay_of(run_dir), run_dir)
-    assert not any(screen.check_action(action, ()) for action in ("play", "seek", "goto"))
-    while screen.source.reading is not None:
-        screen.source.poll()
-    assert all(screen.check_action(action, ()) for action in ("play", "seek", "goto"))
-    assert screen.playback is not None
-    assert len(screen.playback) == len(journals.live(412).events)
