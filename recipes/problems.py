@@ -124,7 +124,7 @@ def closest(word: str, options: Iterable[str]) -> str:
     names = list(dict.fromkeys(options))
     lowered = word.lower().replace("-", "_")
     found = [name for name in names if "_" in name and "".join(part[:1] for part in name.split("_")) == lowered]
-    found = found or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    found = found or difflib.get_close_matches(word, names, n=1, cutoff=0.62)
     found = found or [name for name in names if name.lower().replace("-", "_") == lowered]
     found = found or [name for name in names if len(lowered) > 2 and lowered in name.split("_")]
     found = found or [name for name in names if len(lowered) > 3 and lowered in name]

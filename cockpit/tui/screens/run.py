@@ -72,15 +72,15 @@ class RunScreen(Screen[None]):
     """
 
     CSS = """
-    RunScreen { layout: vertical; }
-    RunScreen #status { background: $surface; }
-    RunScreen #timeline, RunScreen #transport, RunScreen #problems { display: none; }
-    RunScreen #middle { height: 1fr; }
-    RunScreen #charts { layout: grid; grid-size: 2 2; grid-gutter: 0 1; width: 1fr; height: 2fr; }
-    RunScreen Chart { display: none; }
-    RunScreen #panel { display: none; height: 3fr; width: 1fr; }
-    RunScreen #side { width: 40; height: 1fr; display: none; }
+    #status { background: $surface; }
+    #timeline, #transport, #problems { display: none; }
+    #middle { height: 1fr; }
+    #charts { layout: grid; grid-size: 2 2; grid-gutter: 0 1; width: 1fr; height: 2fr; }
+    Chart { display: none; }
+    #panel { display: none; height: 3fr; width: 1fr; }
+    #side { width: 40; height: 1fr; display: none; }
     """
+    """Without a class before them: of a subclass, they are rules within that subclass."""
     AUTO_FOCUS = ""
     key_scopes: tuple[str, ...] = ()
     log_title = "log"
