@@ -161,7 +161,9 @@ def _across_fields(loc: KeyPath, text: str, report: Report) -> None:
             named[word] = part[len(word) :].lstrip(": ")
         else:
             hints.append(part)
-    report((*loc, *key.split(".")), what, named["got"], named["allowed"], "; ".join(hints))
+    parts = key.split(".")
+    below = parts[1:] if loc[-1:] == (parts[0],) else parts  # a validator of one field is at that field already
+    report((*loc, *below), what, named["got"], named["allowed"], "; ".join(hints))
 
 
 def _unknown_key(loc: KeyPath, tag: str | None, report: Report) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,23 +106,36 @@ def change_recipe(resolved: Mapping[str, Any], sets: Sequence[str]) -> ChangedRe
     return ChangedRecipe(recipe, changes)
 
 
-def refused_at_resume(changes: Sequence[FieldChange], recipe: Recipe, run: str) -> list[Problem]:
+def refused_at_resume(
+    changes: Sequence[FieldChange], recipe: Recipe, run: str, not_begun: Collection[str] = ()
+) -> list[Problem]:
     """The changes with which a checkpoint cannot be continued, each with the reason and the way to make it.
 
     Another number of processes is one that a checkpoint can be continued with while a step has the same rows.
+
+    Args:
+        changes: the changes.
+        recipe: the recipe before them.
+        run: the run's id, for the way to make a change.
+        not_begun: stages that no process has begun: they have no checkpoint, so all but their inputs may change.
     """
     problems: list[Problem] = []
-    shared: set[FieldChange] = set()
+    allowed: set[FieldChange] = set()
     for stage in recipe.stage:
         own = [change for change in changes if change.stage == stage.name]
-        if isinstance(stage, TrainingFields) and any(change.field in PROCESSES for change in own):
+        if stage.name in not_begun:
+            allowed |= {change for change in own if not spec_of(recipe, change).accepts}
+        elif isinstance(stage, TrainingFields) and any(change.field in PROCESSES for change in own):
             before, after = stage.rows_per_step, _rows_per_step(stage, own)
             if before == after:
-                shared |= {change for change in own if change.field in OF_A_STEP}
+                allowed |= {change for change in own if change.field in OF_A_STEP}
             else:
                 problems.append(_other_rows(stage, own, after))
     return problems + [
-        problem for change in changes if change not in shared and (problem := _refused(change, recipe, run)) is not None
+        problem
+        for change in changes
+        if change not in allowed
+        and (problem := _refused(change, recipe, run, begun=change.stage not in not_begun)) is not None
     ]
 
 
@@ -196,7 +209,7 @@ def spec_of(recipe: Recipe, change: FieldChange) -> FieldSpec:
     return next(spec for spec in specs if spec.path == change.field)
 
 
-def _refused(change: FieldChange, recipe: Recipe, run: str) -> Problem | None:
+def _refused(change: FieldChange, recipe: Recipe, run: str, *, begun: bool) -> Problem | None:
     spec = spec_of(recipe, change)
     kind = next((stage.kind for stage in recipe.stage if stage.name == change.stage), "")
     rule: AtResume = "change"
@@ -208,7 +221,7 @@ def _refused(change: FieldChange, recipe: Recipe, run: str) -> Problem | None:
     if rule == "change":
         return None
     way = f"cockpit run --from {run}:{change.stage} --set {change.key}=…"
-    if rule in _FIXED or not change.stage:
+    if rule in _FIXED or not change.stage or not begun:
         way = "cockpit run RECIPE"
     return _problem(change, REASONS[rule], f"a new run can have it: {way}")
 

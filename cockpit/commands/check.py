@@ -18,7 +18,7 @@ from cockpit.launching.lm_eval_check import lm_eval_problems, python_of, stages_
 from cockpit.launching.unsloth_check import stages_with_unsloth, unsloth_problems
 from cockpit.planning.data_look import data_problems, look_at_data
 from cockpit.planning.files import PlannedFile
-from cockpit.planning.gate_check import gate_notes
+from cockpit.planning.gate_check import gate_notes, gate_problems
 from cockpit.planning.machine import (
     Machine,
     machine_memory,
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         return ExitCode.DONE
     _print(loaded, made, looks)
     if machine is None:
-        _print_rows(loaded)
+        _print_rows(loaded, looks)
     _print_memory(
         recipe_memory(loaded, looks) if machine is None else machine_memory(loaded, machine),
         Memory.here() if machine is None else machine.memory,
@@ -116,7 +116,8 @@ def _look(loaded: LoadedRecipe, *, with_data: bool) -> dict[str, StageLook]:
     check_models(loaded)
     check_folders(loaded)
     looks = look_at_data(loaded) if with_data else {}
-    refuse(loaded, [*data_problems(loaded, looks), *memory_problems(recipe_memory(loaded, looks), loaded)])
+    memory = memory_problems(recipe_memory(loaded, looks), loaded)
+    refuse(loaded, [*data_problems(loaded, looks), *gate_problems(loaded, looks), *memory])
     for stage in stages_with_unsloth(loaded)[:1]:
         say(f"asking {stage.python or sys.executable} whether Unsloth starts there; its import takes a while")
     for one in stages_with_lm_eval(loaded)[:1]:
@@ -133,9 +134,9 @@ def _print_memory(needs: Mapping[str, StageMemory], memory: Memory | None) -> No
             say(f"warning: {name}: {warning}")
 
 
-def _print_rows(loaded: LoadedRecipe) -> None:
+def _print_rows(loaded: LoadedRecipe, looks: Mapping[str, StageLook]) -> None:
     """What gates mean with the test rows that are here, and what mixtures take from each source."""
-    for note in gate_notes(loaded):
+    for note in gate_notes(loaded, looks):
         say(note)
     for mixture in mixtures(loaded):
         for line in mixture.lines():

@@ -31,6 +31,9 @@ def look_lines(look: StageLook, stage: StageFields) -> list[str]:
         lines.append(f"no tokens are counted: {safe_text(look.unlabelled, 200)}")
     for one in look.splits:
         lines += _in_part(one)
+    if look.divided:
+        rows = ", ".join(f"{fmt.whole(rows)} rows of {name}" for name, rows in look.divided.items())
+        lines.append(f"it will be divided into {rows}")
     if look.steps is not None and isinstance(stage, TrainingFields):
         evaluates = eval_every(stage, look.examples or 1) if look.evaluations else None
         lines.append(

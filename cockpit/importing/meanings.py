@@ -43,6 +43,9 @@ NO_TOKENS = "no tokens are added to the tokenizer"
 ROPE = "the model keeps its own positions; longer texts than it was trained on are not scaled"
 NO_TRAINING = "the file describes generating text or a comparison, not a training"
 GENERATION = "belongs to generating text, not to training"
+NO_FLOAT16 = (
+    "small gradients are 0 in float16 without a scaled loss: 4-bit layers compute in bfloat16 with bf16, else float32"
+)
 OTHER_TEMPLATE = "the model's own chat template is used; cockpit rows shows what it writes"
 
 
@@ -112,13 +115,21 @@ def type_name(value: Any) -> str:
     )
 
 
+def compute_type(value: Any) -> str:
+    """The type in which 4-bit layers compute."""
+    found = type_name(value)
+    if found == "float16":
+        raise ValueError(NO_FLOAT16)
+    return found
+
+
 QUANTIZED: dict[str, Rule] = {
     "bnb_4bit_quant_type": to("bnb_4bit_quant_type", text),
     **each(
         "bnb_4bit_use_double_quant bnb_4bit_use_double_quantization use_bnb_nested_quant",
         switch("bnb_4bit_use_double_quant", flag),
     ),
-    "bnb_4bit_compute_dtype": to("bnb_4bit_compute_dtype", type_name),
+    "bnb_4bit_compute_dtype": to("bnb_4bit_compute_dtype", compute_type),
     "llm_int8_skip_modules": switch("llm_int8_skip_modules", names),
     "bnb_4bit_quant_storage": unneeded("how 4-bit values are stored changes none of them"),
     **each(

@@ -63,7 +63,7 @@ def resume_changes(
         return ResumeChanges(plan)
     changed, fresh = changed_plan(plan, sets)
     changes = [FieldChange(change.stage, change.field, change.old, change.new) for change in fresh]
-    problems = refused_at_resume(changes, plan.recipe, run.id)
+    problems = refused_at_resume(changes, plan.recipe, run.id, _not_begun(plan, facts))
     refused = {problem.key for problem in problems}
     outputs = Outputs(run, plan, facts)
     redo: list[str] = []
@@ -81,6 +81,12 @@ def resume_changes(
     if problems:
         raise RecipeError(problems)
     return ResumeChanges(changed, fresh, redo)
+
+
+def _not_begun(plan: RunRecipe, facts: RunFacts) -> set[str]:
+    """The stages of which no process has begun."""
+    begun = {name for name, of in facts.stages.items() if any(not one.never_began for one in of.attempts.values())}
+    return {stage.name for stage in plan.recipe.stage} - begun
 
 
 def _decides(field_path: str) -> bool:

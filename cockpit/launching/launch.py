@@ -15,6 +15,7 @@ from cockpit.launching.run_outputs import outputs_in
 from cockpit.launching.start import remove_unstarted, require_free, start_supervisor
 from cockpit.launching.trusting import require_trusted_to_start
 from cockpit.planning.data_look import data_problems, look_at_data
+from cockpit.planning.gate_check import gate_problems
 from cockpit.planning.memory_check import memory_problems, recipe_memory
 from cockpit.planning.model_check import check_folders, check_models, refuse
 from cockpit.planning.stages import plan as make_plan
@@ -89,7 +90,8 @@ def launch(
     check_interpreters(loaded.recipe, run_recipe.wanted())
     require_lm_eval(loaded, run_recipe.wanted())
     looks = look_at_data(loaded)
-    refuse(loaded, [*data_problems(loaded, looks), *memory_problems(recipe_memory(loaded, looks), loaded)])
+    memory = memory_problems(recipe_memory(loaded, looks), loaded)
+    refuse(loaded, [*data_problems(loaded, looks), *gate_problems(loaded, looks), *memory])
     if name is not None and not _is_name(name):
         raise OperatorError(f"--name — got {name!r}; allowed: 1 to 60 letters, digits, '.', '_' and '-'")
     try:

@@ -6,13 +6,15 @@ The lower end of Wilson's interval is highest where every row passes: n / (n + z
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from engines.files import open_regular
 from engines.judging.shares.counts import wilson
+from engines.look.answer import StageLook
 from recipes import quantities
+from recipes.graph import Reference
 from recipes.load import LoadedRecipe
 from recipes.problems import Problem
 from recipes.stages.evaluate import EvaluateStage
@@ -38,10 +40,16 @@ class _Judged:
     rows: int
 
 
-def gate_problems(loaded: LoadedRecipe) -> list[Problem]:
-    """Gates that no model can pass, because the rows are too few."""
+def gate_problems(loaded: LoadedRecipe, looks: Mapping[str, StageLook] | None = None) -> list[Problem]:
+    """Gates that no model can pass, because the rows are too few.
+
+    Args:
+        loaded: the recipe.
+        looks: what a look at the data of its stages found: then only gates on rows that a prepare stage of the recipe
+            will write; else only those on rows that exist.
+    """
     found = []
-    for one in _judged(loaded):
+    for one in _judged(loaded, looks):
         most = _highest_low(one.rows)
         if one.metric == _LOW and (one.gate.value > most or (one.gate.value == most and one.gate.op == ">")):
             needed = f"give at least {_needed(one.gate.value)} rows, or a gate that they can reach"
@@ -53,10 +61,10 @@ def gate_problems(loaded: LoadedRecipe) -> list[Problem]:
     return found
 
 
-def gate_notes(loaded: LoadedRecipe) -> list[str]:
+def gate_notes(loaded: LoadedRecipe, looks: Mapping[str, StageLook]) -> list[str]:
     """What a gate on the share of passed rows means with its number of rows, one sentence for each."""
     notes = []
-    for one in _judged(loaded):
+    for one in (*_judged(loaded), *_judged(loaded, looks)):
         if one.metric == _SHARE and 0 < one.gate.value <= 1:
             least = min(one.rows, _least(one.gate.value, one.rows, strict=one.gate.op == ">"))
             notes.append(
@@ -67,15 +75,25 @@ def gate_notes(loaded: LoadedRecipe) -> list[str]:
     return notes
 
 
-def _judged(loaded: LoadedRecipe) -> Iterator[_Judged]:
+def _judged(loaded: LoadedRecipe, looks: Mapping[str, StageLook] | None = None) -> Iterator[_Judged]:
     for place, stage in enumerate(loaded.recipe.stage):
         if not isinstance(stage, EvaluateStage) or stage.test_data is None:
             continue
         reference = loaded.graph.inputs[stage.name].get("test_data")
-        rows = _rows(reference.path, stage.split) if reference is not None and reference.path is not None else 0
+        if looks is None:
+            rows = _rows(reference.path, stage.split) if reference is not None and reference.path is not None else 0
+        else:
+            rows = _rows_to_be_written(reference, stage.split, looks)
         for number, gate in enumerate(stage.gate if rows else ()):
             if gate.op in _ABOVE:
                 yield _Judged(stage, place, number, gate, gate.metric.partition(".")[0], rows)
+
+
+def _rows_to_be_written(reference: Reference | None, split: str, looks: Mapping[str, StageLook]) -> int:
+    """Test rows that a prepare stage of the recipe will write; 0 if the number is not known before it runs."""
+    if reference is None or reference.origin != "stage" or reference.name not in looks:
+        return 0
+    return looks[reference.name].divided.get(split, 0)
 
 
 def _rows(place: Path, split: str) -> int:

@@ -26,7 +26,7 @@ from recipes.problems import OperatorError, printable
 from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage, is_pattern
 
 OUTPUT_HEAD = "lm_head"
-_COMPUTE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_COMPUTE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def stored_in_bfloat16(path: Path) -> bool:

@@ -73,6 +73,7 @@ class StageLook(msgspec.Struct, omit_defaults=True):
         warnings: what the stage will do that may surprise.
         max_length: where rows are cut; 0 without a limit.
         unlabelled: why no tokens were counted; empty if they were.
+        divided: rows of each split that a prepare stage will write; empty if its data was not divided here.
         examples, steps, evaluations, checkpoints, tokens: of the whole training; None if unknown.
     """
 
@@ -83,6 +84,7 @@ class StageLook(msgspec.Struct, omit_defaults=True):
     warnings: list[str] = []
     max_length: int = 0
     unlabelled: str = ""
+    divided: dict[str, int] = {}
     examples: int | None = None
     steps: int | None = None
     evaluations: int | None = None

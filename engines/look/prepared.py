@@ -52,6 +52,7 @@ def prepared_rows(table: Mapping[str, Any], data: str, scratch: Path) -> Path:
     return out
 
 
-def preparation_warnings(folder: Path) -> list[str]:
-    """What the stage will warn of when it writes a folder that `prepared_rows` made."""
-    return warnings_of(read_object(folder / METADATA))
+def what_is_prepared(folder: Path) -> tuple[list[str], dict[str, int]]:
+    """What the stage will warn of when it writes a folder that `prepared_rows` made, and the rows of its splits."""
+    metadata = read_object(folder / METADATA)
+    return warnings_of(metadata), {name: int(split["examples"]) for name, split in metadata["splits"].items()}

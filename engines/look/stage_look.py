@@ -174,13 +174,14 @@ class _Look:
         if look.defects or not all(one.read_all for one in look.splits):
             return
         try:
-            from engines.look.prepared import TooLargeError, preparation_warnings, prepared_rows  # with numpy
+            from engines.look.prepared import TooLargeError, prepared_rows, what_is_prepared  # with numpy
         except ImportError:
             return  # the check of packages reports it
         try:
-            look.warnings += preparation_warnings(prepared_rows(job.stage, job.data, scratch))
+            warnings, look.divided = what_is_prepared(prepared_rows(job.stage, job.data, scratch))
         except (TooLargeError, ImportError):
             return
+        look.warnings += warnings
 
     def run(self) -> None:
         if isinstance(self._stage, PrepareMessages) and (unused := unused_warning(self._stage, about_code=False)):

@@ -27,6 +27,11 @@ INITIAL = ("true", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora",
 """Usual values of `init_lora_weights`."""
 UNSLOTH_SAVES = ("embed_tokens", "lm_head")
 """Layers that Unsloth trains as a whole beside an adapter on every device."""
+NO_FLOAT16 = (
+    "bnb_4bit_compute_dtype — gradients below 6e-8 are 0 in float16, and no training scales its loss up; got float16;"
+    " allowed: auto, float32, bfloat16"
+)
+"""Why no layer is computed in float16: the least number above 0 that it has is 2⁻²⁴."""
 _INITIAL = re.compile(r"true|gaussian|orthogonal|pissa|pissa_niter_[1-9][0-9]?|olora|loftq")
 _NAME = re.compile(r"[A-Za-z0-9_.-]*")
 """The characters of a layer's name; an entry of `target_modules` with others is a regular expression."""
@@ -308,12 +313,13 @@ class QuantizedFields(StageFields):
         at_resume="arithmetic",
         help="Quantize the scales of the 4-bit blocks too; saves about 0.4 bits per weight.",
     )
-    bnb_4bit_compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+    bnb_4bit_compute_dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "auto",
         section="Quantization",
         at_resume="arithmetic",
         advanced=True,
-        help="Type in which 4-bit layers compute; auto is bfloat16 with bf16, else float32.",
+        help="Type in which 4-bit layers compute; auto is bfloat16 with bf16, else float32. float16 is not supported:"
+        " small gradients would be 0 in it.",
     )
     llm_int8_skip_modules: list[str] = setting(
         default_factory=list,
@@ -323,6 +329,13 @@ class QuantizedFields(StageFields):
         suggests=("lm_head",),
         help="Linear layers that stay unquantized besides the output head, by the last parts of their names.",
     )
+
+    @field_validator("bnb_4bit_compute_dtype", mode="before")
+    @classmethod
+    def _gradients_do_not_vanish(cls, value: Any) -> Any:
+        if value == "float16":
+            raise ValueError(NO_FLOAT16)
+        return value
 
 
 class FinetuneFields(TrainingFields, DataFields, LabelFields, BackendFields):

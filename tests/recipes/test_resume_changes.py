@@ -11,7 +11,14 @@ import pytest
 from recipes.fields import fields_of, recipe_fields
 from recipes.load import load_recipe_text
 from recipes.problems import RecipeError
-from recipes.resume_changes import REASONS, FieldChange, change_recipe, refuse_at_resume, refuse_for_weights
+from recipes.resume_changes import (
+    REASONS,
+    FieldChange,
+    change_recipe,
+    refuse_at_resume,
+    refuse_for_weights,
+    refused_at_resume,
+)
 from recipes.setting import AtResume
 from recipes.stages.registry import STAGE_KINDS
 from tests.recipes.recipe_texts import SOUND
@@ -96,6 +103,13 @@ def test_a_refusal_names_the_field_the_reason_and_the_way(text: str, reason: AtR
     assert f"{text.partition('=')[0]} — {REASONS[reason]}" in message
     assert "cockpit run" in message
     assert "as now" in message
+
+
+def test_a_stage_that_has_not_begun_takes_every_value_but_other_inputs() -> None:
+    changed = change_recipe(RESOLVED, ["tuned.r=7", "tuned.seed=7", "tuned.optim=adamw_8bit", "tuned.data=elsewhere"])
+    [problem] = refused_at_resume(changed.changes, changed.recipe, "20261120-2130-x", {"tuned"})
+    assert problem.key == "tuned.data"
+    assert problem.hint == "a new run can have it: cockpit run RECIPE", "the stage has no output to start from"
 
 
 def test_all_refusals_come_at_once() -> None:

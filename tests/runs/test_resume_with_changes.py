@@ -73,6 +73,18 @@ def test_a_change_is_trained_with_journaled_and_shown(tmp_path: Path) -> None:
     assert [change["field"] for change in shown["changes"]] == ["max_steps", "step_s", "learning_rate"]
 
 
+def test_a_stage_that_has_not_begun_has_no_checkpoint_so_its_seed_may_change(tmp_path: Path) -> None:
+    run = stopped(tmp_path, {"max_steps": 2, "step_s": 0.0})
+    sets = [f"part-1.max_steps={step_of(run) + 1}", "part-2.seed=7"]
+    with pytest.raises(OperatorError, match=r"part-1\.seed — it changes which examples") as caught:
+        resume(run, sets=[*sets, "part-1.seed=7"])
+    assert "part-2" not in str(caught.value)
+    resume(run, sets=sets)
+    assert wait_for_end(run) == "succeeded"
+    [_, second] = journaled(run)
+    assert [(change.stage, change.field, change.new) for change in second][1:] == [("part-2", "seed", "7")]
+
+
 def test_a_finished_run_gets_more_steps(tmp_path: Path) -> None:
     run = launch_text(fake_recipe({"max_steps": 6, "step_s": 0.0, "save_steps": 3}, {"max_steps": 2}), tmp_path)
     assert wait_for_end(run) == "succeeded"

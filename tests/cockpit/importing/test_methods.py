@@ -217,6 +217,13 @@ def test_training_on_pairs_becomes_a_dpo_stage(text: str, fields: dict[str, Any]
     assert loads(found, tmp_path) == "dpo adapter"
 
 
+def test_4_bit_layers_are_not_computed_in_float16(tmp_path: Path) -> None:
+    found = imported(tmp_path, TRL + "load_in_4bit: true\nbnb_4bit_compute_dtype: float16\n")
+    one = outcome(found, "bnb_4bit_compute_dtype")
+    assert (one.status, tuned(found).get("bnb_4bit_compute_dtype")) == ("different", None)
+    assert "float16" in one.says
+
+
 def test_the_reference_of_an_adapter_that_is_trained_further_is_said(tmp_path: Path) -> None:
     found = imported(tmp_path, LF + DPO + "adapter_name_or_path: ./mine\n")
     assert tuned(found)["start_from"] == "./mine"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cockpit.planning.data_look import look_at_data
 from cockpit.planning.gate_check import gate_notes, gate_problems
 from engines.judging.shares.counts import wilson
 from recipes.load import LoadedRecipe, load_recipe
@@ -49,6 +50,36 @@ def test_a_gate_that_no_model_can_pass_is_refused(
 
 @pytest.mark.parametrize(("value", "least"), [(0.98, 31), (0.9, 28), (0.5, 16)])
 def test_a_gate_on_a_share_says_what_its_rows_prove(tmp_path: Path, value: float, least: int) -> None:
-    [note] = gate_notes(recipe(tmp_path, "success", ">=", value))
+    [note] = gate_notes(recipe(tmp_path, "success", ">=", value), {})
     low = wilson(least, 31).low
     assert f"needs {least} of 31 rows, which proves at least {percent(low, 1)}" in note
+
+
+def test_rows_that_a_stage_of_the_recipe_will_hold_out_are_counted_too(tmp_path: Path) -> None:
+    """They are divided as the stage will do it; 100 rows leave 5 for the test."""
+    rows = "".join(f'{{"question": "q{n}?", "answer": "{n}"}}\n' for n in range(100))
+    (tmp_path / "all.jsonl").write_text(rows)
+    loaded = recipe(tmp_path, "success_low", ">=", 0.9)
+    text = loaded.text.replace("[[stage]]", PREPARED, 1).replace('test_data = "./rows.jsonl"', 'test_data = "divided"')
+    (tmp_path / "r.toml").write_text(text)
+    loaded = load_recipe(tmp_path / "r.toml")
+    assert gate_problems(loaded) == [], "nothing is known without a look"
+    looks = look_at_data(loaded)
+    assert looks["divided"].divided == {"train": 90, "val": 5, "test": 5}
+    [problem] = gate_problems(loaded, looks)
+    assert problem.message == "5 of 5 test rows mean at least 56.5% at 95 %"
+    assert problem.hint == "give at least 35 rows, or a gate that they can reach"
+    enough = text.replace('output = "messages"', 'output = "messages"\ntest_rows = 35')
+    (tmp_path / "r.toml").write_text(enough)
+    loaded = load_recipe(tmp_path / "r.toml")
+    assert gate_problems(loaded, look_at_data(loaded)) == []
+
+
+PREPARED = """[[stage]]
+name = "divided"
+kind = "prepare"
+output = "messages"
+data = "./all.jsonl"
+columns = { user = "question", assistant = "answer" }
+
+[[stage]]"""
