@@ -26,7 +26,8 @@ from recipes.quantities import size
 from recipes.source import Source
 from recipes.stages.dpo import DpoModelStage
 from recipes.stages.fields import ComputeFields, DeviceFields, StageFields, Strict
-from recipes.stages.finetune import FinetuneFields, FinetuneModelStage
+from recipes.stages.evaluate import EvaluateStage
+from recipes.stages.finetune import FinetuneFields, FinetuneModelStage, FinetuneStage
 from recipes.stages.kind import TESTED, backend_of
 from recipes.stages.launch.fields import launch_of
 from recipes.stages.registry import row_of
@@ -363,12 +364,15 @@ def _bytes_each(stage: DeviceFields) -> float:
         return (3 if reference else 2) * BYTES_32_BIT + OPTIMIZER_BYTES[stage.optim]
     if getattr(stage, "load_in_4bit", False):
         return BYTES_4_BIT
+    if isinstance(stage, EvaluateStage):  # auto is the type of the model's files, which may have 16 bits
+        return BYTES_32_BIT if stage.dtype == "float32" else BYTES_16_BIT
     narrow = isinstance(stage, TrainingFields) and stage.bf16 is not False
     return BYTES_16_BIT if narrow and getattr(stage, "base_dtype", "auto") != "float32" else BYTES_32_BIT
 
 
 def _can_be_4_bit(stage: DeviceFields) -> bool:
-    return getattr(stage, "load_in_4bit", None) is False
+    """An evaluation can only load the base model of an adapter in 4 bits, as its training did."""
+    return isinstance(stage, FinetuneStage) and not stage.load_in_4bit and not stage.takes_from_base
 
 
 def _parameters(loaded: LoadedRecipe, stage: str, machine: Machine) -> int | None:
