@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -233,18 +233,37 @@ def available_memory_bytes(root: Path = Path("/")) -> int | None:
     """
     machine = memory_bytes(root / "proc/meminfo")
     limits = [] if machine is None else [machine[1]]
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        number, names, path = [*line.split(":", 2), "", ""][:3]
-        if number == "0" and not names:
-            limits += filter(None, (_left_in_group(folder) for folder in _up(root / "sys/fs/cgroup", path)))
+    limits += filter(None, (_left_in_group(folder, *files) for folder, files in _memory_groups(root)))
     return min(limits, default=None)
 
 
-def _left_in_group(folder: Path) -> int | None:
-    """Bytes that a control group may still take (version 2); None without a limit."""
-    most, used = _line(folder / "memory.max"), _line(folder / "memory.current")
+def memory_limit_bytes(root: Path = Path("/")) -> int | None:
+    """The lowest limit of the control groups of this process on memory; None without one."""
+    limits = (_line(folder / files[0]) for folder, files in _memory_groups(root))
+    return min((int(limit) for limit in limits if limit.isdecimal()), default=None)
+
+
+_V2_MEMORY = ("memory.max", "memory.current", "")
+_V1_MEMORY = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+"""Files of a group with its limit and what it uses, and the beginning of the names in its memory.stat that count the
+groups below it too, as the first two do."""
+
+
+def _memory_groups(root: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """The control groups of this process that may limit memory, each with those above it, and the names of its files."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, names, path = [*line.split(":", 2), "", ""][:3]
+        if number == "0" and not names:
+            yield from ((folder, _V2_MEMORY) for folder in _up(root / "sys/fs/cgroup", path))
+        elif "memory" in names.split(","):
+            yield from ((folder, _V1_MEMORY) for folder in _up(root / "sys/fs/cgroup/memory", path))
+
+
+def _left_in_group(folder: Path, limit: str, usage: str, prefix: str) -> int | None:
+    """Bytes that a control group may still take; None without a limit."""
+    most, used = _line(folder / limit), _line(folder / usage)
     if not (most.isdecimal() and used.isdecimal()):
         return None
     counts = dict(line.split(" ", 1) for line in _text(folder / "memory.stat").splitlines() if " " in line)
-    cached = sum(int(counts.get(name, "0")) for name in ("inactive_file", "active_file"))
+    cached = sum(int(counts.get(f"{prefix}{name}", "0")) for name in ("inactive_file", "active_file"))
     return max(1, int(most) - max(0, int(used) - cached))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from cockpit.planning.memory import (
 )
 from cockpit.planning.stages import longest_row, shape_of
 from engines.look.answer import StageLook
-from engines.processor import native_bfloat16
+from engines.processor import available_memory_bytes, memory_limit_bytes, native_bfloat16
 from recipes.load import LoadedRecipe
 from recipes.problems import Problem
 from recipes.quantities import percent, size
@@ -30,7 +29,6 @@ from recipes.stages.finetune import FinetuneStage
 from recipes.stages.steps import smaller_batch
 from recipes.stages.training import TrainingFields
 
-_GROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _GPU = Path("/dev/nvidia0")
 _MOST_HALVINGS = 12
 
@@ -48,14 +46,9 @@ class Memory:
         if _GPU.exists():
             return None
         found = psutil.virtual_memory()
-        limits = [found.total + psutil.swap_memory().total, *_group_limits(), *_process_limits()]
-        return Memory(min(limits), min(found.available, *limits))
-
-
-def _group_limits() -> Iterator[int]:
-    for file in _GROUPS:
-        with suppress(OSError, ValueError):
-            yield int(file.read_text(encoding="ascii"))
+        of_groups = memory_limit_bytes()
+        limits = [found.total + psutil.swap_memory().total, *filter(None, [of_groups]), *_process_limits()]
+        return Memory(min(limits), min(available_memory_bytes() or found.available, *limits))
 
 
 def _process_limits() -> Iterator[int]:
@@ -155,17 +148,17 @@ def _changes(one: StageMemory, limit: int) -> Iterator[tuple[str, int]]:
             break
         batch = {"per_device_train_batch_size": smallest[0], "gradient_accumulation_steps": smallest[1]}
         smallest = smaller_batch(*smallest)
+    named = ", ".join(f"{name} = {value}" for name, value in batch.items())
     if batch:
-        named = ", ".join(f"{name} = {value}" for name, value in batch.items())
         yield f"{named}: about {size(one.whole(**batch))}, with the same rows in a step", one.whole(**batch)
     if not stage.gradient_checkpointing:
         for more in (dict[str, object](), batch):
             needed = one.whole(gradient_checkpointing=True, **more)
             if needed <= limit or more:
-                also = " with that batch" if more else ""
+                also = f", {named}" if more else ""
                 yield f"gradient_checkpointing = true{also}: about {size(needed)}, about 20% slower", needed
                 break
-    too = " with that batch" if batch else ""
+    too = f", {named}" if batch else ""
     if isinstance(stage, FinetuneStage) and not stage.load_in_4bit and not stage.takes_from_base:
         needed = one.whole(load_in_4bit=True, **batch)
         yield f"load_in_4bit = true{too}: about {size(needed)}, the base model is rounded", needed

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from engines.processor import available_memory_bytes, cpp_compiler, memory_bytes, node_for, nodes, usable_cores
+from engines.processor import (
+    available_memory_bytes,
+    cpp_compiler,
+    memory_bytes,
+    memory_limit_bytes,
+    node_for,
+    nodes,
+    usable_cores,
+)
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -138,3 +146,21 @@ def test_available_memory_is_the_least_that_the_machine_and_its_control_groups_l
     over = {**limited, "sys/fs/cgroup/a/memory.current": "2000000"}
     assert available_memory_bytes(write(tmp_path / "over", over)) == 1
     assert available_memory_bytes(tmp_path / "absent") is None
+
+
+def test_limits_of_memory_are_those_of_the_process_s_own_groups_of_both_versions(tmp_path: Path) -> None:
+    """A job of a scheduler, or a scope of systemd, limits a group below the root."""
+    assert memory_limit_bytes(write(tmp_path / "none", {"proc/self/cgroup": "0::/a"})) is None
+    second = {
+        "proc/self/cgroup": "0::/a/b", "sys/fs/cgroup/a/memory.max": "5000", "sys/fs/cgroup/a/b/memory.max": "max",
+    }  # fmt: skip
+    assert memory_limit_bytes(write(tmp_path / "second", second)) == 5000
+    first = {
+        "proc/self/cgroup": "4:memory:/job", "proc/meminfo": "MemTotal: 1000 kB\nMemAvailable: 900 kB",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
+        "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "600000",
+        "sys/fs/cgroup/memory/job/memory.usage_in_bytes": "500000",
+        "sys/fs/cgroup/memory/job/memory.stat": "inactive_file 1\ntotal_inactive_file 150000\ntotal_active_file 50000",
+    }  # fmt: skip
+    assert memory_limit_bytes(write(tmp_path / "first", first)) == 600_000
+    assert available_memory_bytes(tmp_path / "first") == 300_000

@@ -69,8 +69,12 @@ def test_weights_that_exceed_the_memory_are_a_problem_of_the_stage_that_loads_th
     found = machine_problems(_recipe(tmp_path), machine)
     assert [(problem.key, problem.line) for problem in found] == [("tuned.model", 7), ("after.model", 18)]
     assert found[0].message == "the weights alone are 27.5 GiB; a Spark has 1 GiB"
-    assert found[1].message == found[0].message, "an evaluation loads the type of the model's files, which may be 16 bits"
-    assert ("load_in_4bit" in found[0].hint, found[1].hint) == (True, ""), "only an adapter's base can be in 4 bits there"
+    assert found[1].message == found[0].message, (
+        "an evaluation loads the type of the model's files, which may be 16 bits"
+    )
+    assert ("load_in_4bit" in found[0].hint, found[1].hint) == (True, ""), (
+        "only an adapter's base can be in 4 bits there"
+    )
     wide = machine_problems(_recipe(tmp_path, "after.dtype=float32"), machine)
     assert wide[1].message == "the weights alone are 55.0 GiB; a Spark has 1 GiB"
 
