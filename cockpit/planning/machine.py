@@ -25,8 +25,8 @@ from recipes.problems import OperatorError, Problem, RecipeError, closest, print
 from recipes.quantities import size
 from recipes.source import Source
 from recipes.stages.dpo import DpoModelStage
-from recipes.stages.fields import ComputeFields, DeviceFields, StageFields, Strict
 from recipes.stages.evaluate import EvaluateStage
+from recipes.stages.fields import ComputeFields, DeviceFields, StageFields, Strict
 from recipes.stages.finetune import FinetuneFields, FinetuneModelStage, FinetuneStage
 from recipes.stages.kind import TESTED, backend_of
 from recipes.stages.launch.fields import launch_of
