@@ -250,7 +250,7 @@ groups below it too, as the first two do."""
 
 
 def _memory_groups(root: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """The control groups of this process, and those above them, that may limit memory, with the names of their files."""
+    """The control groups that may limit the memory of this process, innermost first, and the names of their files."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, names, path = [*line.split(":", 2), "", ""][:3]
         if number == "0" and not names:
