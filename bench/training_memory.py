@@ -81,12 +81,12 @@ LENGTH = 128
 
 
 def stage_of(fields: Mapping[str, Any], shape: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole stage of a case, as a recipe has it."""
+    """The whole stage of a case, as a recipe has it. Saves make no copies: the estimate does not count them."""
     own = {"model": "base", "data": "rows"}
     if fields["kind"] == "pretrain":
         names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
         own = {"data": "rows", "tie_word_embeddings": shape["tie_word_embeddings"], **{n: shape[n] for n in names}}
-    return {"name": "tried", **own, "max_length": LENGTH, "max_steps": 2, **fields}
+    return {"name": "tried", **own, "max_length": LENGTH, "max_steps": 2, "async_save": False, **fields}
 
 
 def main() -> int:

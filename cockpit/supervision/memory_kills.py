@@ -74,7 +74,7 @@ def memory_end(before: MemoryKills, status: int | None, console: Path, *, killed
         return MemoryEnd.UNKNOWN, ""
     found, evidence = judge(before, before.again())
     if status is None and found == MemoryEnd.PROVEN:
-        return MemoryEnd.PROBABLE, f"probably for memory: {evidence}; its exit status is unknown"
+        return MemoryEnd.PROBABLE, f"probably for memory: {evidence}"
     return found, evidence
 
 
