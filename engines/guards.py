@@ -13,6 +13,8 @@ from engines.words import EndReason
 Guard = Literal["nonfinite_loss", "nonfinite_grad_norm", "grad_norm", "loss_spike", "no_improvement", "wall_clock"]
 NO_IMPROVEMENT: Guard = "no_improvement"
 """It ends the stage: a retry would not improve either."""
+DAMAGED_START = "the model from which it starts is damaged"
+"""Part of the detail of an attempt that trips at its first step over such a model; no retry helps it."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from cockpit.schedule.lowered_rate import UNCHANGED, lowered_before
 from cockpit.schedule.memory_plan import memory_plan, ran_out
 from cockpit.schedule.resolved_recipe import RunRecipe
 from engines.events import Adjusted, RunStarted
-from engines.guards import NO_IMPROVEMENT
+from engines.guards import DAMAGED_START, NO_IMPROVEMENT
 from engines.words import EndReason, RunStatus
 from recipes import quantities
 from recipes.stages.fields import StageFields, TrainingRetry
@@ -126,7 +126,8 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str) -> RunStage | EndRu
     if last.reason == EndReason.REFUSED:
         return EndRun(RunStatus.REFUSED, last.detail, failed_stage=name)
     what = last.detail or last.reason
-    if last.reason == EndReason.INPUTS_CHANGED or (last.reason == EndReason.GUARD and last.guard == NO_IMPROVEMENT):
+    hopeless = last.guard == NO_IMPROVEMENT or DAMAGED_START in last.detail
+    if last.reason == EndReason.INPUTS_CHANGED or (last.reason == EndReason.GUARD and hopeless):
         return EndRun(RunStatus.FAILED, f"{name}: {what}", failed_stage=name)
     if memory.exhausted:
         return EndRun(RunStatus.FAILED, f"{name}: {what}; {memory.exhausted}", failed_stage=name)

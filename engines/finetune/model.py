@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.exhausted_memory import exhausted_memory
@@ -19,6 +20,7 @@ from engines.files import refuse_special_files
 from engines.finetune import unsloth_model
 from engines.finetune.adapted_linear import join_products
 from engines.finetune.added_tokens import ends_of
+from engines.finetune.fused_experts import is_taken_apart, refuse_experts, without_experts
 from engines.finetune.loftq import initialize
 from engines.json_text import read_object
 from engines.training.inputs import not_loaded, refuse_missing_weights
@@ -27,6 +29,7 @@ from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage, i
 
 OUTPUT_HEAD = "lm_head"
 _COMPUTE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_LINEAR = (torch.nn.Linear, Conv1D)  # Conv1D: GPT-2's linear layer, whose weight is stored transposed
 
 
 def stored_in_bfloat16(path: Path) -> bool:
@@ -154,7 +157,13 @@ def compute_dtype(stage: FinetuneStage, *, bf16: bool) -> str:
     return automatic if stage.bnb_4bit_compute_dtype == "auto" else stage.bnb_4bit_compute_dtype
 
 
-def add_adapter(model: Any, stage: FinetuneStage, base: Path, added_tokens: Sequence[int] = ()) -> Any:
+def add_adapter(
+    model: Any,
+    stage: FinetuneStage,
+    base: Path,
+    added_tokens: Sequence[int] = (),
+    warn: Callable[[str], None] = lambda _text: None,
+) -> Any:
     """Freeze the model and add a float32 adapter, initialized from the global random state.
 
     Args:
@@ -162,12 +171,14 @@ def add_adapter(model: Any, stage: FinetuneStage, base: Path, added_tokens: Sequ
         stage: the fields of the adapter.
         base: the base model's folder.
         added_tokens: tokens whose rows of the embedding and of the head are trained too.
+        warn: takes what the operator should know.
 
     Raises:
         OperatorError: the model has no layer of a name in `target_modules`, `modules_to_save` or
             `llm_int8_skip_modules`, nothing that `rank_pattern`, `alpha_pattern` or `layers_to_transform` name, or an
             initialization needs a smaller rank.
     """
+    _check_names(model, stage)
     loftq = stage.init_lora_weights == "loftq"
     settings: dict[str, Any] = {
         "r": stage.r,
@@ -176,7 +187,7 @@ def add_adapter(model: Any, stage: FinetuneStage, base: Path, added_tokens: Sequ
         "use_rslora": stage.use_rslora,
         "use_dora": stage.use_dora,
         "init_lora_weights": True if loftq or stage.init_lora_weights == "true" else stage.init_lora_weights,
-        "target_modules": stage.pattern or _targets(model, stage),
+        "target_modules": _targets(model, stage, warn),
         "modules_to_save": list(stage.modules_to_save) or None,
         "bias": stage.bias,
         "trainable_token_indices": _token_indices(model, added_tokens),
@@ -186,7 +197,6 @@ def add_adapter(model: Any, stage: FinetuneStage, base: Path, added_tokens: Sequ
     if stage.rank_pattern or stage.alpha_pattern:
         settings["rank_pattern"] = dict(stage.rank_pattern)
         settings["alpha_pattern"] = {name: _whole(alpha) for name, alpha in stage.alpha_pattern.items()}
-    _check_names(model, stage)
     if stage.takes_from_base:
         _check_rank(model, stage)
     unsloth = stage.backend == "unsloth"
@@ -208,11 +218,25 @@ def _whole(number: float) -> float:
     return int(number) if float(number).is_integer() else number
 
 
-def _targets(model: Any, stage: FinetuneStage) -> str | list[str]:
-    """The names for PEFT, which does not take its word for all layers together with numbers of layers."""
+def _targets(model: Any, stage: FinetuneStage, warn: Callable[[str], None]) -> str | list[str]:
+    """The names for PEFT, where it would select other layers than the stage's fields do.
+
+    Raises:
+        OperatorError: PEFT takes a name for the model's experts.
+    """
+    if stage.pattern:
+        if not is_taken_apart(model, stage.pattern):
+            return stage.pattern
+        selected = [name for name in _linear_layers(model) if stage.adapts(name, OUTPUT_HEAD)]
+        refuse_experts(model, selected)
+        return selected
     if stage.target_modules != [ALL_LINEAR]:
+        refuse_experts(model, stage.target_modules)
         return list(stage.target_modules)
-    return sorted(_last_parts(model) - {OUTPUT_HEAD}) if stage.layers_to_transform else ALL_LINEAR
+    names = sorted(_last_parts(model) - {OUTPUT_HEAD})
+    if stage.layers_to_transform or is_taken_apart(model, ALL_LINEAR):  # PEFT has no layers_to_transform for all
+        return without_experts(model, names, warn)
+    return ALL_LINEAR
 
 
 def _check_patterns(model: Any, stage: FinetuneStage) -> None:
@@ -274,7 +298,7 @@ def _check_rank(model: Any, stage: FinetuneStage) -> None:
         OperatorError: r is larger than a side of an adapted layer.
     """
     for name, module in model.named_modules():
-        chosen = isinstance(module, torch.nn.Linear) and stage.adapts(name, OUTPUT_HEAD)
+        chosen = isinstance(module, _LINEAR) and stage.adapts(name, OUTPUT_HEAD)
         if chosen and min(module.weight.shape) < (rank := stage.rank_of(name)):
             raise OperatorError(
                 f"r — {stage.init_lora_weights} takes r directions out of each layer, and {printable(name, 200)} has"
@@ -303,7 +327,7 @@ def _is_end_of(name: str, layers: Sequence[str]) -> bool:
 
 
 def _linear_layers(model: Any) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    return [name for name, module in model.named_modules() if isinstance(module, _LINEAR)]
 
 
 def _last_parts(model: Any) -> set[str]:

@@ -98,7 +98,7 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
     val = load_val(ctx, data, view, rules)
     set_seed(ctx.stage.seed)
     stage = ctx.stage
-    trained = add_adapter(model, stage, base, added) if isinstance(stage, FinetuneStage) else model
+    trained = add_adapter(model, stage, base, added, ctx.warn) if isinstance(stage, FinetuneStage) else model
     first = first_matrices(trained) if isinstance(stage, FinetuneStage) and stage.takes_from_base else None
     own_loss = stage.backend == "unsloth" and unsloth_model.on_accelerator()
     way = (
@@ -160,7 +160,7 @@ def _on_tokens(
     dataset = load_windows(ctx, data, base, model)
     val = val_windows(ctx, data)
     set_seed(stage.seed)
-    trained = add_adapter(model, stage, base) if isinstance(stage, FinetuneStage) else model
+    trained = add_adapter(model, stage, base, warn=ctx.warn) if isinstance(stage, FinetuneStage) else model
     first = first_matrices(trained) if isinstance(stage, FinetuneStage) and stage.takes_from_base else None
     record = base_record(stage, base, ctx.inputs["model"], bf16=precision.bf16)
     extras = partial(save_extras, base, [], None, record)

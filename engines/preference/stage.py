@@ -59,7 +59,7 @@ def run(ctx: StageContext[PreferenceFields]) -> StageResult:
     pairs = load_train(ctx, data, view, rules)
     val = load_val(ctx, data, view, rules)
     set_seed(stage.seed)
-    trained = add_adapter(model, stage, base, added) if isinstance(stage, DpoStage) else model
+    trained = add_adapter(model, stage, base, added, ctx.warn) if isinstance(stage, DpoStage) else model
     first = first_matrices(trained) if isinstance(stage, DpoStage) and stage.takes_from_base else None
     start = load_start(ctx, trained)
     longest = max(pairs.longest, 0 if val is None else val.longest)

@@ -37,6 +37,7 @@ from engines.context import StageContext
 from engines.events import CheckpointCommitted, CheckpointRemoved, CheckpointStaged
 from engines.exhausted_memory import exhausted_memory
 from engines.files import read_regular_bytes
+from engines.guards import DAMAGED_START
 from engines.run_dir import RunDir, checkpoint_name, lock_is_held
 from engines.training.devices import place
 from engines.training.faults import Faults
@@ -429,7 +430,7 @@ def damage(model: torch.nn.Module) -> str:
     for name, weight in model.named_parameters():
         if not finite(iter([weight])):
             plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-            return f"; the model from which it starts is damaged: {plain} is not finite"
+            return f"; {DAMAGED_START}: {plain} is not finite"
     return ""
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.hf_model.model_folder import open_weights, read_settings
+from exporters.hf_model.model_folder import open_weights
 from exporters.process.room import check_memory
+from exporters.reference.empty_model import common_settings
 from exporters.reference.needed_memory import reference_bytes
 from exporters.reference.reference_model import TorchLogits, load_reference
 from exporters.reference.streamed_model import AdapterOutsideLayersError, StreamedModel
@@ -49,5 +50,4 @@ def adapted_model(folder: Path, threads: int, adapter: Path, vocab_size: int) ->
 
 def adapted_bytes(folder: Path, positions: int, length: int) -> int:
     """Maximum memory of an adapter over a base model that is read layer by layer; see `reference_bytes`."""
-    settings: dict[str, Any] = read_settings(folder)
-    return reference_bytes(open_weights(folder), settings, positions, length)
+    return reference_bytes(open_weights(folder), common_settings(folder), positions, length)

@@ -16,6 +16,7 @@ from exporters.hf_model.tensor_files import Weights
 
 LAYER_LISTS = ("layers", "h", "blocks")
 """What transformers calls the list of a model's layers."""
+_SIZES = ("hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "vocab_size")
 
 
 def build_empty(folder: Path) -> Any:
@@ -36,6 +37,18 @@ def build_empty(folder: Path) -> Any:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
     model.eval()
     return model
+
+
+def common_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a model's language part, each size also under the name that most families give it.
+
+    GPT-2, for example, writes n_embd for hidden_size. A size that the family does not have is missing.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config(decoder=True)
+    given = {name: getattr(config, name, None) for name in _SIZES}
+    return {**config.to_dict(), **{name: value for name, value in given.items() if value is not None}}
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from exporters.reference.empty_model import (
     names_in_text_model,
 )
 from exporters.reference.rounded_inputs import rounded
+from recipes.problems import OperatorError
 
 BATCH_POSITIONS = 4096
 """Positions that go through the layers together, padding included. Activations grow with it."""
@@ -261,7 +262,18 @@ class StreamedModel:
         )
 
     def _layers(self) -> Any:
-        return next(getattr(self._base, name) for name in LAYER_LISTS if hasattr(self._base, name))
+        """The list of the model's layers.
+
+        Raises:
+            OperatorError: no list has a known name.
+        """
+        names = [name for name, _module in self._base.named_modules() if name.rpartition(".")[2] in LAYER_LISTS]
+        if not names:
+            raise OperatorError(
+                f"{type(self._base).__name__} has no list of layers named {', '.join(LAYER_LISTS)}",
+                "a model of this class cannot be read layer by layer",
+            )
+        return self._base.get_submodule(min(names, key=lambda name: name.count(".")))
 
     def _add_hooks(self) -> None:
         """Let every layer, and every other module with parameters of its own, read them before its use."""
@@ -365,14 +377,28 @@ def _stubs() -> tuple[Any, Any]:
     import torch
     from transformers.modeling_outputs import MoeModelOutputWithPast
 
+    @dataclass
+    class Given(MoeModelOutputWithPast):
+        """What the layers of any family return: hidden states, and None for all else that its head looks for."""
+
+        def __getattr__(self, name: str) -> None:
+            if name.startswith("_"):
+                raise AttributeError(name)
+
     class GivenHidden(torch.nn.Module):
         value: Any = None
 
+        @property
+        def decoder(self) -> Any:
+            """The layers, where a family has them in a decoder."""
+            return self
+
         def forward(self, *_arguments: Any, **_named: Any) -> Any:
-            return MoeModelOutputWithPast(last_hidden_state=self.value)
+            return Given(last_hidden_state=self.value)
 
     class GivenLogits(torch.nn.Module):
         value: Any = None
+        weight = torch.empty(0)  # some families read its type
 
         def forward(self, _hidden: Any) -> Any:
             return self.value

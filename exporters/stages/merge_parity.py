@@ -17,6 +17,7 @@ from exporters.proof.merge_proof import compare_rounded, compare_tensors, prove_
 from exporters.proof.parity import Reference
 from exporters.proof.parity_data import ParityData, read_parity_data
 from exporters.reference.adapted_model import adapted_bytes, adapted_model
+from exporters.reference.empty_model import common_settings
 from exporters.reference.streamed_model import StreamedModel
 from recipes import quantities
 from recipes.problems import OperatorError, printable
@@ -34,8 +35,8 @@ def compare_merge(ctx: StageContext[MergeStage], base: Path, adapter: Path, merg
     Raises:
         StageFailedError: they differ by more than the rounding to the stored type.
     """
-    threads, config = ctx.stage.threads or default_threads(), read_settings(ctx.out)
-    length = min(_MAX_LENGTH, int(config["max_position_embeddings"]))
+    threads = ctx.stage.threads or default_threads()
+    length = min(_MAX_LENGTH, int(common_settings(ctx.out).get("max_position_embeddings", _MAX_LENGTH)))
     have, need = available_bytes(), adapted_bytes(base, ctx.stage.parity_positions, length)
     if have is not None and need > have:
         ctx.warn(

@@ -25,6 +25,7 @@ from engines.events import (
     StageSucceeded,
     WriterOpened,
 )
+from engines.guards import DAMAGED_START
 from engines.words import EndReason, RunStatus, StartReason, WriterRole
 from recipes.schema import Recipe
 from tests.cockpit.schedule.test_memory_plan import Attempts
@@ -212,6 +213,12 @@ def test_a_crash_after_a_guard_keeps_the_lower_rate() -> None:
     action = journal.next()
     assert isinstance(action, RunStage)
     assert (action.healthy_only, action.learning_rate_scale) == (True, 0.5)
+
+
+def test_a_damaged_base_model_is_not_tried_again_and_no_other_rate_is_advised() -> None:
+    detail = f"nonfinite_loss at step 1: nan; {DAMAGED_START}: model.norm.weight is not finite"
+    action = Journal().start().done("data").attempt("base", 1, "guard", detail=detail).next(plan(max_attempts=3))
+    assert action == EndRun(RunStatus.FAILED, f"base: {detail}", failed_stage="base")
 
 
 def test_with_one_attempt_there_is_no_retry() -> None:

@@ -88,3 +88,71 @@ def test_a_pattern_that_names_no_adapted_layer_is_refused() -> None:
     wrong = stage(["o_proj"]).model_copy(update={"rank_pattern": {"down_proj": 3}})
     with pytest.raises(OperatorError, match="rank_pattern — no layer with an adapter is named down_proj"):
         add_adapter(Phi3ForCausalLM(Phi3Config(**SIZES)), wrong, Path())
+
+
+def adapted_in_deepseek(targets: Any) -> tuple[set[str], set[str], list[str]]:
+    """Layers and parameters with an adapter in a DeepSeek whose first layer is dense, and warnings."""
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    from engines.finetune.model import add_adapter
+
+    config = DeepseekV3Config(
+        **SIZES,
+        moe_intermediate_size=8,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        q_lora_rank=None,
+        kv_lora_rank=4,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=4,
+        v_head_dim=8,
+    )
+    warnings: list[str] = []
+    model = add_adapter(DeepseekV3ForCausalLM(config), stage(targets), Path(), warn=warnings.append)
+    names = {
+        n.split(".lora_A")[0].removeprefix("base_model.model.model.")
+        for n, _ in model.named_parameters()
+        if "lora_A" in n
+    }
+    return names, set(model.peft_config["default"].target_parameters or ()), warnings
+
+
+def test_all_linear_layers_of_a_model_with_experts_get_adapters_that_a_merge_reads() -> None:
+    names, parameters, warnings = adapted_in_deepseek("all-linear")
+    attention = {f"layers.{n}.self_attn.{name}" for n in (0, 1) for name in ("q_proj", "kv_b_proj", "o_proj")}
+    assert names >= attention
+    assert not any("experts" in name for name in names)
+    assert parameters == set()
+    assert warnings == [
+        "layers named down_proj, gate_proj, up_proj get no adapter: PEFT takes these names for the model's experts,"
+        " whose adapters cannot be merged"
+    ]
+
+
+def test_a_name_that_peft_takes_for_experts_is_refused() -> None:
+    with pytest.raises(OperatorError, match="PEFT takes gate_proj for the model's experts"):
+        adapted_in_deepseek(["q_proj", "gate_proj"])
+    with pytest.raises(OperatorError, match=r"PEFT takes model\.layers\.0\.mlp\.down_proj for the model's experts"):
+        adapted_in_deepseek(r".*layers\.0\.mlp\.down_proj")
+
+
+def test_a_pattern_selects_the_same_layers_in_a_model_with_experts() -> None:
+    assert adapted_in_deepseek(r".*layers\.1\.self_attn\.o_proj") == ({"layers.1.self_attn.o_proj"}, set(), [])
+
+
+def test_the_linear_layers_of_gpt2_are_adapted_though_their_class_is_another_one() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from engines.finetune.model import add_adapter
+
+    def layers(targets: Any) -> set[str]:
+        base = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2))
+        model = add_adapter(base, stage(targets), Path())
+        return {n.split(".lora_A")[0].rpartition("h.0.")[2] for n, _ in model.named_parameters() if "lora_A" in n}
+
+    assert layers("all-linear") == {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}
+    assert layers(["c_attn"]) == {"attn.c_attn"}
+    assert layers(r".*mlp\.c_proj") == {"mlp.c_proj"}

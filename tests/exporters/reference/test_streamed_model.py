@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from exporters.gguf.write import read_model, write_gguf
 from exporters.hf_model.tensor_files import SafetensorsFolder
-from exporters.reference.adapted_model import adapted_model
+from exporters.reference.adapted_model import adapted_bytes, adapted_model
 from exporters.reference.file_weights import FileWeights, equal_values
 from exporters.reference.reference_model import TorchLogits, load_reference
 from exporters.reference.rounded_inputs import rounded
@@ -189,3 +189,37 @@ def test_a_model_of_14_billion_parameters_needs_less_than_4_gib() -> None:
     assert 14.7e9 < sum(info.values for info in tensors.values()) < 14.9e9
     weights: Any = type("Shapes", (), {"tensors": tensors})()
     assert 2 * 2**30 < reference_bytes(weights, settings, 2048, 256) < 4 * 2**30
+
+
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "GPT2": ("GPT2LMHeadModel", {"vocab_size": 300, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}),
+    "Bloom": ("BloomForCausalLM", {"vocab_size": 300, "hidden_size": 64, "n_layer": 2, "n_head": 4}),
+    "OPT": (
+        "OPTForCausalLM",
+        {
+            "vocab_size": 300,
+            "hidden_size": 64,
+            "word_embed_proj_dim": 32,
+            "ffn_dim": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 64,
+        },
+    ),
+    "Mamba": ("MambaForCausalLM", {"vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 2}),
+}
+"""Families whose sizes, lists of layers and results have names of their own."""
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_a_family_with_names_of_its_own_gives_the_logits_of_the_whole_model_too(family: str, tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    torch.manual_seed(1)
+    name, settings = OTHERS[family]
+    getattr(transformers, name)(getattr(transformers, f"{family}Config")(**settings)).save_pretrained(tmp_path)
+    model = StreamedModel(tmp_path, SafetensorsFolder(tmp_path), 1)
+    assert model.layers == 2
+    np.testing.assert_allclose(streamed(model), whole(tmp_path), atol=1e-5)
+    assert adapted_bytes(tmp_path, POSITIONS, 40) > 0
