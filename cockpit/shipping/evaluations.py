@@ -80,6 +80,7 @@ def choose(
     of_role = [one for one in asked if _general(one, limits) == (role == "general")]
     of_stage = [one for one in of_role if named is None or one.place.stage == named]
     of_file = [one for one in of_stage if one.results["model"] == evidence["model"]]
+    of_file = [one for one in of_file if not one.results["adapter"]] or of_file  # the file ships alone
     by_name = [one for one in of_stage if one.place.path.name == f"results-{file_type}.json" or not one.place.stage]
     found = of_file or by_name
     if len(found) == 1:

@@ -15,7 +15,7 @@ from engines.data.door import DataSource, ReadCounts, read_conversations, source
 from engines.data.shards import is_tokens_folder
 from engines.evaluate.answers import Answer, answer, choose_questions
 from engines.evaluate.evaluate import Score, check_tokenizer, make_batches, score
-from engines.evaluate.gguf_files import gguf_files
+from engines.evaluate.gguf_files import gguf_models
 from engines.evaluate.gguf_loss import score_gguf
 from engines.evaluate.lm_eval import run_lm_eval
 from engines.evaluate.model import LoadedModel, load_model
@@ -113,15 +113,16 @@ def _emit(ctx: StageContext[EvaluateStage], scored: Score) -> None:
 
 
 def _score_files(ctx: StageContext[EvaluateStage], loaded: LoadedModel, batches: Batches) -> dict[str, Score]:
-    """The score of each GGUF file on the same rows, by its file type."""
+    """The score of each GGUF file on the same rows, by its file type, and of each with an adapter over it."""
     found = {}
-    for kind, file in gguf_files(ctx):
-        ctx.phase(f"scoring {kind}")
-        found[kind] = score_gguf(
-            file,
+    for one in gguf_models(ctx):
+        ctx.phase(f"scoring {one.name}")
+        found[one.name] = score_gguf(
+            one.file,
             batches,
             threads=ctx.stage.threads or len(os.sched_getaffinity(0)),
             name_of=loaded.tokenizer.convert_ids_to_tokens,
+            adapter=one.adapter,
             on_progress=lambda tokens: ctx.progress(tokens, batches.scored_tokens, "tokens"),
             waiting=ctx.check_stop,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from engines.context import Artifact, StageContext
 from engines.data.documents import PROBE
 from engines.evaluate.asking import Answerer
-from engines.evaluate.gguf_files import gguf_files
+from engines.evaluate.gguf_files import gguf_models
 from engines.evaluate.job import answers_beside
 from engines.evaluate.model import LoadedModel
 from engines.evaluate.results import Evaluation, evaluate_tasks, write_results
@@ -38,7 +38,7 @@ def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[di
     """Ask the model and the files, and write a results file of each into `ctx.out`; returns metrics and artifacts.
 
     Answers are kept beside the attempts, so that a new attempt continues. The metrics of a GGUF file end in its file
-    type.
+    type, with an adapter over it in `Q4_K_M+NAME`.
 
     Raises:
         OperatorError: the test rows, the baseline or a file cannot be used.
@@ -57,15 +57,15 @@ def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[di
         artifacts = [_write(ctx, done, given.name, tests, RESULTS_JSON, model)]
         metrics = dict(done.metrics)
         _show(ctx, done)
-        for kind, file in gguf_files(ctx):
-            ctx.phase(f"answering with {kind}")
-            gguf = answerer_of_gguf(file, _manner(ctx, baseline))
+        for one in gguf_models(ctx):
+            ctx.phase(f"answering with {one.name}")
+            gguf = answerer_of_gguf(one.file, _manner(ctx, baseline), one.adapter)
             try:
                 of_file = _evaluated(ctx, gguf, tasks, judges, baseline)
             finally:
                 gguf.close()
-            artifacts.append(_write(ctx, of_file, file.name, tests, f"results-{kind}.json", gguf))
-            metrics |= {f"{name}.{kind}": value for name, value in of_file.metrics.items()}
+            artifacts.append(_write(ctx, of_file, one.shown, tests, f"results-{one.name}.json", gguf))
+            metrics |= {f"{name}.{one.name}": value for name, value in of_file.metrics.items()}
     finally:
         judges.close()
     return metrics, artifacts

@@ -116,7 +116,8 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         section="Tests",
         accepts=("gguf",),
         help="An export whose GGUF files are evaluated too, on the data and on the test rows; their metrics end in the"
-        " file type, such as perplexity.Q4_K_M and success.Q4_K_M.",
+        " file type, such as perplexity.Q4_K_M and success.Q4_K_M. Each adapter of the export is also evaluated over"
+        " each file: success.Q4_K_M+NAME.",
     )
     answer_batch_size: int = setting(
         1,
