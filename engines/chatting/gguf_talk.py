@@ -9,12 +9,12 @@ from pathlib import Path
 from engines.chatting.lines import Sampling
 from engines.chatting.talk import Show, Stopped
 from engines.evaluate.gguf_answers import GgufAnswers
+from engines.evaluate.gguf_files import check_gguf_files
 from engines.judging.task import Message, Task
 from engines.llama.drawing import DrawRules
 from engines.llama.gguf_file import read_gguf
 from engines.stage_file import present_moment
 from recipes.file_types import file_type_of_id
-from recipes.problems import OperatorError, printable
 
 BATCH_TOKENS = 128
 """Tokens of a prompt that are read at once: an answer can be stopped between two such parts."""
@@ -45,9 +45,7 @@ class GgufTalk:
         Raises:
             OperatorError: a file is missing, or llama.cpp cannot load it.
         """
-        for one in (file, *([adapter] if adapter else [])):
-            if not one.is_file():
-                raise OperatorError(f"no file {printable(str(one), 400)}", "give a GGUF file")
+        check_gguf_files(file, adapter)
         found = read_gguf(file)
         self.plain = plain or not (template or found.scalar("tokenizer.chat_template", ""))
         self.has_adapter = adapter is not None

@@ -65,6 +65,28 @@ def gguf_models(ctx: StageContext[EvaluateStage]) -> list[GgufModel]:
     return [*models, *over]
 
 
+def check_gguf_files(file: Path, adapter: Path | None) -> None:
+    """Refuse files that are missing or damaged, an adapter in the place of a model, and the other way round.
+
+    Raises:
+        OperatorError: which file, and what it is.
+    """
+    for one in (file, *([adapter] if adapter else [])):
+        if not one.is_file():
+            raise OperatorError(f"no file {printable(str(one), 400)}", "give a GGUF file")
+    name = printable(str(file), 400)
+    if _is_adapter(file):
+        hint = f"give a GGUF file of its base model as MODEL, and this one with --adapter {name}"
+        raise OperatorError(f"{name} is an adapter, and no model", hint)
+    if adapter is not None and not _is_adapter(adapter):
+        other = printable(str(adapter), 400)
+        raise OperatorError(f"--adapter — {other} is a model, and no adapter", "give a GGUF adapter, or MODEL alone")
+
+
+def _is_adapter(file: Path) -> bool:
+    return bool(read_gguf(file).scalar("general.type", "model") == "adapter")
+
+
 def _adapter_names(models: list[Path], adapters: list[Path]) -> dict[Path, str]:
     """The name of each adapter: that of its file, without the model's name before it and the type behind it."""
     title = _ENCODING.sub("", models[0].stem) + "-"

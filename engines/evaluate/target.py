@@ -11,12 +11,13 @@ from engines.artifacts.model_files import sha256_of, weights_of
 from engines.evaluate.asking import Answerer
 from engines.evaluate.folder_answers import FolderAnswers
 from engines.evaluate.gguf_answers import GgufAnswers
+from engines.evaluate.gguf_files import check_gguf_files
 from engines.evaluate.model import LoadedModel, base_of, load_model
 from engines.files import file_sha256
 from engines.llama.drawing import GREEDY, DrawRules
 from engines.llama.gguf_file import part_paths
 from engines.training.inputs import cached_folder
-from recipes.problems import OperatorError, printable
+from recipes.problems import OperatorError
 
 GGUF = ".gguf"
 
@@ -77,9 +78,7 @@ def answerer_of_gguf(file: Path, manner: Manner, adapter: Path | None = None) ->
     Raises:
         OperatorError: a file is missing or cannot be loaded, or there is no chat template.
     """
-    for one in (file, *([adapter] if adapter else [])):
-        if not one.is_file():
-            raise OperatorError(f"no file {printable(str(one), 400)}", "give a GGUF file")
+    check_gguf_files(file, adapter)
     return GgufAnswers(
         file,
         sha256=sha256_of(part_paths(file)),
@@ -149,9 +148,7 @@ def open_target(
     """
     path = Path(name)
     if is_gguf(path):
-        for one in (path, *([adapter] if adapter else [])):
-            if not one.is_file():
-                raise OperatorError(f"no file {printable(str(one), 400)}", "give a GGUF file")
+        check_gguf_files(path, adapter)
         if load_in_4bit:
             raise OperatorError("load_in_4bit — only for adapter folders; got a GGUF file", "leave it out")
         return Target(None, path, adapter)

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from cockpit.shipping.evaluations import Place, choose
+from engines.chatting.gguf_talk import GgufTalk
 from engines.evaluate.gguf_files import gguf_models
 from engines.evaluate.stage import run
+from engines.evaluate.target import open_target
 from engines.files import file_sha256
 from engines.llama.gguf_file import read_gguf
 from engines.shipping.evidence import Given, collect
@@ -95,6 +97,23 @@ def test_an_export_of_adapters_alone_is_no_model(tmp_path: Path, made: dict[str,
     inputs: dict[str, Any] = {"model": made["base"], "data": made["data"], "test_data": made["data"], "files": alone}
     with pytest.raises(OperatorError, match="has no GGUF model"):
         gguf_models(make_context(tmp_path / "run", STAGE, inputs=inputs))
+
+
+@pytest.mark.parametrize("opens", [open_target, GgufTalk])
+def test_an_adapter_in_the_place_of_a_model_is_refused_with_what_to_do(opens: Any, made: dict[str, Path]) -> None:
+    model, adapter = _file(made, "F16"), next(made["files"].glob("*atlas*.gguf"))
+
+    def tried(file: Path, over: Path | None) -> None:
+        if opens is GgufTalk:
+            GgufTalk(file, threads=1, adapter=over)
+        else:
+            open_target(str(file), over, lambda _text: None)
+
+    with pytest.raises(OperatorError, match="is an adapter, and no model") as error:
+        tried(adapter, None)
+    assert f"--adapter {adapter}" in str(error.value.hint)
+    with pytest.raises(OperatorError, match=r"--adapter — .* is a model, and no adapter"):
+        tried(model, model)
 
 
 def _of_tests(ctx: TriedContext) -> list[str]:
