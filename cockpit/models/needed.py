@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
 
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG
 from recipes.problems import OperatorError, printable
@@ -41,6 +43,11 @@ class RemoteFile:
     sha256: str = ""
     blob: str = ""
 
+    @property
+    def provable(self) -> bool:
+        """Whether the hub states a hash with which the content can be compared."""
+        return bool(self.sha256 or self.blob)
+
 
 def needed(files: Sequence[RemoteFile], patterns: Sequence[str]) -> list[RemoteFile]:
     """The files of a model.
@@ -53,11 +60,36 @@ def needed(files: Sequence[RemoteFile], patterns: Sequence[str]) -> list[RemoteF
         patterns: names of files to take instead, such as `*Q4_K_M.gguf`.
 
     Raises:
-        OperatorError: a pattern names no file, or the repository has no weights.
+        OperatorError: a pattern names no file, the repository has no weights, or a needed file cannot be verified or
+            written beside the others.
     """
     usable = [one for one in files if _NAME.fullmatch(one.name) and ".." not in one.name]
-    if patterns:
-        return _named(usable, patterns)
+    taken = _named(usable, patterns) if patterns else _of_a_model(usable)
+    _check(files, taken)
+    return taken
+
+
+def _check(files: Sequence[RemoteFile], taken: Sequence[RemoteFile]) -> None:
+    """Refuse files without a hash, and names that the hub lists twice or as a folder too."""
+    unproved = [one.name for one in taken if not one.provable]
+    if unproved:
+        raise OperatorError(
+            f"the hub states no size or no hash of {printable(', '.join(unproved[:5]), 400)}, so that the content"
+            " cannot be verified",
+            "check HF_ENDPOINT: a mirror must state both",
+        )
+    names = {one.name for one in taken}
+    counts = Counter(one.name for one in files)
+    folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
+    twice = sorted(name for name in names if counts[name] > 1 or name in folders)
+    if twice:
+        raise OperatorError(
+            f"the hub lists {printable(twice[0], 200)} more than once, or as a folder too", "check HF_ENDPOINT"
+        )
+
+
+def _of_a_model(usable: Sequence[RemoteFile]) -> list[RemoteFile]:
+    """The files of a model folder, small ones first."""
     flat = [one for one in usable if "/" not in one.name]
     small = [one for one in flat if one.name in _SMALL]
     safe = [one for one in flat if one.name.endswith(".safetensors")]

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cockpit.models.hub_replies import hub_errors, limited_memory
 from cockpit.models.needed import RemoteFile, needed
 from cockpit.planning.models import disk_free
 from engines.files import file_sha256, fsync_folder, write_text
@@ -74,9 +75,9 @@ class Plan:
         blob = self.blob(file)
         return blob.with_name(blob.name + _PART)
 
-    def left_bytes(self) -> int:
-        """Bytes that are still to be transferred."""
-        return sum(max(0, one.size - _size(self.part(one))) for one in self.missing())
+    def left_bytes(self, files: Sequence[RemoteFile]) -> int:
+        """Bytes of these files that are still to be transferred."""
+        return sum(max(0, one.size - _size(self.part(one))) for one in files)
 
 
 Progress = Callable[[int, int], None]
@@ -95,7 +96,7 @@ def plan_of(hub_id: str, revision: str, patterns: Sequence[str]) -> Plan:
         raise OperatorError(f"ID@REVISION — got {printable(revision, 100)!r}; allowed a branch, a tag or a commit")
     from huggingface_hub import HfApi
 
-    with _hub_errors(hub_id, revision):
+    with hub_errors(hub_id, revision), limited_memory():
         info = HfApi(endpoint=_endpoint()).model_info(hub_id, revision=revision, files_metadata=True, timeout=30)
     commit = info.sha or ""
     if not _COMMIT.fullmatch(commit) or (_COMMIT.fullmatch(revision) and commit != revision):
@@ -107,20 +108,20 @@ def plan_of(hub_id: str, revision: str, patterns: Sequence[str]) -> Plan:
     files = [_remote(one) for one in siblings]
     home = hub_cache() / f"models--{hub_id.replace('/', '--')}"
     try:
-        chosen = needed([one for one in files if one is not None], patterns)
+        chosen = needed(files, patterns)
     except OperatorError as error:
         raise OperatorError(f"{hub_id}: {error.message}", error.hint) from error
     return Plan(hub_id, revision, commit, chosen, home)
 
 
-def _remote(given: Any) -> RemoteFile | None:
-    """A file as the hub lists it; None without a size or a hash that its content can be compared with."""
+def _remote(given: Any) -> RemoteFile:
+    """A file as the hub lists it; without a size or a hash that can be compared, it is not `provable`."""
     size, lfs = given.size, given.lfs
     sha256 = str(lfs["sha256"] if isinstance(lfs, dict) else lfs.sha256) if lfs else ""
     blob = str(given.blob_id or "")
     known = _SHA256.fullmatch(sha256) or (not lfs and _COMMIT.fullmatch(blob))
     if not isinstance(size, int) or size < 0 or not known:
-        return None
+        return RemoteFile(str(given.rfilename), 0)
     return RemoteFile(str(given.rfilename), size, sha256, blob if _COMMIT.fullmatch(blob) else "")
 
 
@@ -130,7 +131,11 @@ def check_disk(plan: Plan) -> None:
     Raises:
         OperatorError: it does not.
     """
-    free, left = disk_free(plan.home), plan.left_bytes()
+    _check_disk(plan, plan.left_bytes(plan.missing()))
+
+
+def _check_disk(plan: Plan, left: int) -> None:
+    free = disk_free(plan.home)
     if free is not None and left + _SPARE_BYTES > free:
         raise OperatorError(
             f"{plan.hub_id} needs {quantities.size(left)} more, and {hub_cache()} has {quantities.size(free)} free",
@@ -139,21 +144,34 @@ def check_disk(plan: Plan) -> None:
 
 
 def pull(plan: Plan, progress: Progress) -> dict[str, Any]:
-    """Transfer and verify what is missing; returns the record of what was verified.
+    """Verify what is in the cache, and transfer and verify the rest; returns the record of what was verified.
 
-    The commit's folder is made after all contents were verified.
+    The commit's folder is made after all contents were verified. A content in the cache that is damaged is transferred
+    again, and replaced when the new one is whole.
 
     Raises:
-        OperatorError: the hub refuses, a file is not what the hub says, or the disk is full. Parts are kept, except of
-            a file whose content is wrong.
+        OperatorError: the hub refuses, a file is not what the hub says, or the disk is full or cannot be written. Parts
+            are kept, except of a file whose content is wrong.
     """
-    blobs = plan.home / "blobs"
-    blobs.mkdir(parents=True, exist_ok=True)
-    total = plan.left_bytes()
-    done = 0
-    for file in plan.files:
-        if not plan.blob(file).is_file():
+    try:
+        (plan.home / "blobs").mkdir(parents=True, exist_ok=True)
+        wanted = [one for one in plan.files if not _intact(plan, one)]
+        total = plan.left_bytes(wanted)
+        _check_disk(plan, total)
+        done = 0
+        for file in wanted:
             done = _transfer(plan, file, done, total, progress)
+        return _finished(plan)
+    except OSError as error:
+        where = f", {printable(str(error.filename), 400)}" if error.filename else ""
+        raise OperatorError(
+            f"{plan.hub_id}{where}: {error.strerror or printable(str(error), 200)}; what was transferred is kept",
+            "HF_HUB_CACHE names the folder of the cache",
+        ) from error
+
+
+def _finished(plan: Plan) -> dict[str, Any]:
+    """Make the commit's folder of verified contents; returns the record of them."""
     plan.snapshot.mkdir(parents=True, exist_ok=True)
     for file in plan.files:
         _link(plan, file)
@@ -171,7 +189,9 @@ def _transfer(plan: Plan, file: RemoteFile, done: int, total: int, progress: Pro
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+    from huggingface_hub.utils import logging as hub_logging
 
+    hub_logging.set_verbosity_error()  # its warnings print addresses, which may be signed
     part = plan.part(file)
     url = hf_hub_url(plan.hub_id, file.name, revision=plan.commit, endpoint=_endpoint())
     with _open_part(part) as stream:
@@ -182,7 +202,7 @@ def _transfer(plan: Plan, file: RemoteFile, done: int, total: int, progress: Pro
         stream.seek(have)
         meter = _meter(plan, file, have, done, total, progress)
         if have < file.size or not file.size:
-            with _hub_errors(plan.hub_id, plan.revision, file.name):
+            with hub_errors(plan.hub_id, plan.revision, file.name):
                 http_get(
                     url,
                     stream,
@@ -243,20 +263,34 @@ def _verify(plan: Plan, file: RemoteFile, stream: BinaryIO) -> None:
     Raises:
         OperatorError: it differs.
     """
+    size, found = _content(file, stream)
+    wanted = file.sha256 or file.blob
+    if size != file.size or found != wanted:
+        plan.part(file).unlink(missing_ok=True)
+        raise OperatorError(
+            f"{plan.hub_id}: the content of {printable(file.name, 200)} is not what the hub says: {size} bytes with"
+            f" {'SHA-256' if file.sha256 else 'git hash'} {found}; expected {file.size} bytes with {wanted}",
+            "the part was removed; try again, or check HF_ENDPOINT",
+        )
+
+
+def _intact(plan: Plan, file: RemoteFile) -> bool:
+    """Whether the cache has the content, and it is the one that its name and the hub say."""
+    try:
+        with plan.blob(file).open("rb") as stream:
+            return _content(file, stream) == (file.size, file.sha256 or file.blob)
+    except FileNotFoundError:
+        return False
+
+
+def _content(file: RemoteFile, stream: BinaryIO) -> tuple[int, str]:
+    """Bytes and hash of a content, the kind of hash that the hub states for the file."""
     stream.seek(0)
     size = os.fstat(stream.fileno()).st_size
     digest = hashlib.sha256() if file.sha256 else hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
     while block := stream.read(_BLOCK):
         digest.update(block)
-    wanted = file.sha256 or file.blob
-    if size != file.size or digest.hexdigest() != wanted:
-        plan.part(file).unlink(missing_ok=True)
-        raise OperatorError(
-            f"{plan.hub_id}: the content of {printable(file.name, 200)} is not what the hub says: {size} bytes with"
-            f" {'SHA-256' if file.sha256 else 'git hash'} {digest.hexdigest()}; expected {file.size} bytes with"
-            f" {wanted}",
-            "the part was removed; try again, or check HF_ENDPOINT",
-        )
+    return size, digest.hexdigest()
 
 
 def _link(plan: Plan, file: RemoteFile) -> None:
@@ -302,55 +336,3 @@ def _size(path: Path) -> int:
 def _endpoint() -> str | None:
     """The mirror that the environment names."""
     return os.environ.get("HF_ENDPOINT") or None
-
-
-@contextmanager
-def _hub_errors(hub_id: str, revision: str, file: str = "") -> Iterator[None]:
-    """Say what the hub refuses as an operator's error, without its headers: they have the token."""
-    from huggingface_hub import errors
-
-    what = f"{hub_id}@{printable(revision, 60)}" + (f", {printable(file, 200)}" if file else "")
-    kept = "; what was transferred is kept" if file else ""
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        raise OperatorError(
-            f"{what} is gated: your account may not read it",
-            "accept its conditions on the model's page, and log in: hf auth login",
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise OperatorError(
-            f"{hub_id} has no revision {printable(revision, 60)}", "name a branch, tag or commit"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise OperatorError(
-            f"the hub has no model {hub_id}, or it is private and no valid token is set",
-            "check the id; for a private model log in: hf auth login, or set HF_TOKEN",
-        ) from error
-    except errors.HfHubHTTPError as error:
-        raise OperatorError(f"{what}: the hub answered {_status(error)}{kept}", _what_to_do(error)) from error
-    except errors.HTTPError as error:  # type: ignore[attr-defined]
-        raise OperatorError(
-            f"{what}: the hub cannot be reached or broke off: {type(error).__name__}{kept}",
-            "run the same command again to continue; a mirror is set with HF_ENDPOINT",
-        ) from error
-    except (OSError, ValueError) as error:
-        said = printable(error.strerror or str(error) if isinstance(error, OSError) else str(error), 300)
-        raise OperatorError(f"{what}: {said}{kept}", "run the same command again to continue") from error
-
-
-def _status(error: Any) -> str:
-    response = getattr(error, "response", None)
-    return "with an error" if response is None else f"with status {response.status_code}"
-
-
-def _what_to_do(error: Any) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", 0)
-    if status == 401:
-        return "the token is not valid: hf auth login, or set HF_TOKEN"
-    if status == 403:
-        return "your account may not read it"
-    if status == 429:
-        wait = error.response.headers.get("Retry-After", "")
-        return f"too many requests; wait {wait + ' seconds' if wait.isdecimal() else 'a while'} and run it again"
-    return "run the same command again to continue"

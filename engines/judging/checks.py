@@ -5,6 +5,7 @@ To add one, add a row to `KINDS`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,7 @@ from engines.judging.number_check import final_number, number
 from engines.judging.program_check import ProgramError, ask_program
 from engines.judging.sandbox.sandbox import SandboxError
 from engines.judging.task import Check, Task, Verdict
-from engines.judging.text_checks import contains, exact, normalized
+from engines.judging.text_checks import contains, exact, normalized, plain
 from engines.judging.tool_check import calls_in, tool_call
 from engines.judging.unit_tests import SETTINGS, UNIT_TESTS, Programs, settings_problem
 from recipes.problems import printable
@@ -100,7 +101,17 @@ def _contains_problem(expected: str, settings: Mapping[str, Any]) -> str:
     return "" if texts else _needs_expected(expected, settings)
 
 
-def _number_problem(expected: str, _settings: Mapping[str, Any]) -> str:
+def _normalized_problem(expected: str, settings: Mapping[str, Any]) -> str:
+    missing = _needs_expected(expected, settings)
+    if missing or plain(expected):
+        return missing
+    return "the expected answer has only punctuation and articles, which do not count"
+
+
+def _number_problem(expected: str, settings: Mapping[str, Any]) -> str:
+    tolerance = settings.get("tolerance", 0)
+    if not 0 <= tolerance < math.inf:
+        return f"tolerance is out of range; got {tolerance}; allowed a number ≥ 0"
     return "" if final_number(expected) is not None else "the expected answer has no number"
 
 
@@ -123,6 +134,8 @@ def _regex(answer: str, _task: Task, settings: Mapping[str, Any], judges: Judges
 def _regex_problem(_expected: str, settings: Mapping[str, Any], judges: Judges) -> str:
     if "pattern" not in settings:
         return "the row has no pattern"
+    if not settings["pattern"]:
+        return "the pattern is empty, and is found in every answer"
     bad = judges.helper.pattern_problem(settings["pattern"])
     return f"the pattern cannot be used: {printable(bad, 120)}" if bad else ""
 
@@ -192,7 +205,7 @@ def _model_problem(_expected: str, settings: Mapping[str, Any], judges: Judges) 
 
 KINDS: Mapping[str, CheckKind] = {
     "exact": _text(exact),
-    "normalized": _text(normalized),
+    "normalized": _text(normalized, problem=_normalized_problem),
     "contains": _text(contains, {"texts": list, "ignore_case": bool}, _contains_problem),
     "regex": CheckKind(_regex, {"pattern": str}, _regex_problem),
     "number": _text(number, {"tolerance": (int, float)}, _number_problem),

@@ -197,6 +197,11 @@ def _object(row: Any) -> dict[str, Any]:
         raise ValueError(f"not JSON: {printable(str(row), 120)}")
     if not isinstance(row, dict):
         raise ValueError(f"not a JSON object; got {printable(json.dumps(row), 60)}")
+    try:
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise ValueError(f"a text has {half}, half of a surrogate pair, which is not a character") from error
     return row
 
 

@@ -75,7 +75,7 @@ def _record(plan: Plan) -> dict[str, object]:
         "path": str(plan.snapshot),
         "files": [{"name": one.name, "bytes": one.size, "sha256": one.sha256 or None} for one in plan.files],
         "bytes": sum(one.size for one in plan.files),
-        "missing_bytes": plan.left_bytes(),
+        "missing_bytes": plan.left_bytes(plan.missing()),
     }
 
 

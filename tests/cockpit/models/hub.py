@@ -26,6 +26,8 @@ class Hub:
         lies: sizes that it says instead, by name.
         swapped: other contents that it sends, by name.
         status: the status of every answer to `model_info`; 200 for the answer.
+        extra: more entries of its list of files.
+        reply: what it answers to `model_info` instead.
         loops: every file is a redirect to itself.
         asked: (path, Range, Authorization) of every request.
     """
@@ -37,6 +39,8 @@ class Hub:
     swapped: dict[str, bytes] = field(default_factory=dict)
     status: int = 200
     commit: str = COMMIT
+    extra: list[Any] = field(default_factory=list)
+    reply: bytes | None = None
     loops: bool = False
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     url: str = ""
@@ -50,6 +54,7 @@ class Hub:
             if name in self.large:
                 one["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": size, "pointerSize": 130}
             siblings.append(one)
+        siblings = [*siblings, *self.extra]
         return {"id": "org/name", "modelId": "org/name", "sha": self.commit, "siblings": siblings, "tags": []}
 
 
@@ -78,6 +83,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
 
         def answer_info(self) -> None:
             content = json.dumps(hub.info() if hub.status == 200 else {"error": "no"}).encode()
+            content = content if hub.reply is None else hub.reply
             self.send_response(hub.status)
             if hub.status == 429:
                 self.send_header("Retry-After", "7")

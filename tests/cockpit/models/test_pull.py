@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cockpit.cli import main
+from cockpit.models import hub_replies
 from cockpit.models import pull as pulling
 from cockpit.models.needed import RemoteFile, needed
 from cockpit.models.pull import Plan, plan_of, pull
@@ -104,6 +105,73 @@ def test_a_file_with_another_content_is_refused_and_not_kept(hub: Hub, name: str
     assert cached_model("org/name") is None
     hub.swapped.clear()
     assert (pulled().snapshot / name).read_bytes() == FILES[name]
+
+
+@pytest.mark.parametrize("damage", [b"", b"cut", b"\1" + WEIGHTS[1:], None])
+def test_a_damaged_content_in_the_cache_is_never_called_verified(hub: Hub, damage: bytes | None) -> None:
+    plan = pulled()
+    blob = (plan.snapshot / "model.safetensors").resolve()
+    if damage is None:
+        blob.unlink()
+    else:
+        blob.write_bytes(damage)
+    hub.status = 503
+    with pytest.raises(OperatorError):
+        pulled()
+    hub.status, hub.swapped["model.safetensors"] = 200, bytes(len(WEIGHTS))
+    with pytest.raises(OperatorError, match="is not what the hub says"):
+        pulled()
+    hub.swapped.clear()
+    assert (pulled().snapshot / "model.safetensors").read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [b"[]", b"[" * 100_000, b"<html>", b"null", b'{"id": "org/name", "siblings": [null]}', b'{"siblings": 7}'],
+    ids=["list", "deep", "html", "null", "null file", "no list"],
+)
+def test_a_reply_that_is_not_a_hubs_is_refused_without_a_traceback(hub: Hub, reply: bytes) -> None:
+    hub.reply = reply
+    with pytest.raises(OperatorError, match=r"the reply is not that of a hub|the hub answered with commit"):
+        pulled()
+
+
+def test_a_reply_without_an_end_is_refused_before_the_memory_is_used_up(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_replies, "_REPLY_BYTES", 64 * 1024 * 1024)
+    hub.reply = b" " * (256 * 1024 * 1024)
+    with pytest.raises(OperatorError, match="the reply is too long"):
+        pulled()
+    hub.reply = None
+    assert pulled().snapshot.is_dir()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"size": None}, {"size": -1}, {"size": "big"}, {"size": 3}, {"lfs": {"sha256": 7, "size": 3, "pointerSize": 1}}],
+)
+def test_a_needed_file_that_cannot_be_verified_refuses_the_model(hub: Hub, entry: dict[str, object]) -> None:
+    hub.extra = [{"rfilename": "merges.txt", "size": 3, **entry}]
+    with pytest.raises(OperatorError, match=r"no hash of merges\.txt"):
+        pulled()
+    assert cached_model("org/name") is None
+
+
+@pytest.mark.parametrize("name", ["config.json", "config.json/sub.json"])
+def test_a_name_that_the_hub_lists_twice_or_as_a_folder_is_refused(hub: Hub, name: str) -> None:
+    hub.extra = [{"rfilename": name, "size": 3, "blobId": "0" * 40}]
+    with pytest.raises(OperatorError, match=r"lists config\.json more than once, or as a folder too"):
+        plan_of("org/name", "main", ("*",))
+
+
+def test_a_cache_that_cannot_be_written_is_an_operators_mistake(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hub" / "models--org--name").mkdir(parents=True)
+    (tmp_path / "hub" / "models--org--name" / "snapshots").write_text("a file")
+    assert main(["pull", "org/name"]) == ExitCode.MISTAKE
+    assert "HF_HUB_CACHE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("said", "problem"), [(1000, "longer than the 1000 bytes"), (10**6, "should be of size")])

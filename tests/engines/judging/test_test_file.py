@@ -10,7 +10,7 @@ import pytest
 
 from engines.judging.checks import Judges
 from engines.judging.task import Task
-from engines.judging.test_file import read_tests
+from engines.judging.test_file import read_prompts, read_tests
 from engines.judging.unit_tests import Programs
 from recipes.problems import OperatorError
 
@@ -102,6 +102,34 @@ def test_every_bad_row_is_named_at_once(tmp_path: Path) -> None:
     assert lines[0] == "14 rows of the test file cannot be used:"
     assert [line.partition("tests.jsonl:")[2].partition(" ")[0] for line in lines[1:]] == [str(n) for n in range(2, 16)]
     assert all("run code that a model wrote, which is off" in line for line in lines[-3:])
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (
+            '{"prompt": "x", "answer": 2, "checks": [{"kind": "number", "tolerance": 1e999}]}',
+            "tolerance is out of range",
+        ),
+        ('{"prompt": "x", "answer": 2, "checks": [{"kind": "number", "tolerance": NaN}]}', "tolerance is out of range"),
+        ('{"prompt": "x", "answer": 2, "checks": [{"kind": "number", "tolerance": -1}]}', "tolerance is out of range"),
+        ('{"prompt": "x", "answer": "The!", "checks": ["normalized"]}', "only punctuation and articles"),
+        ('{"prompt": "x", "pattern": ""}', "the pattern is empty"),
+    ],
+)
+def test_a_check_that_passes_whatever_is_answered_is_refused(tmp_path: Path, row: str, problem: str) -> None:
+    with pytest.raises(OperatorError, match=problem):
+        tasks(tmp_path, [row])
+
+
+@pytest.mark.parametrize("row", ['{"prompt": "say \\ud800", "answer": "x"}', '{"prompt": "say", "answer": "\\udfff"}'])
+def test_half_of_a_surrogate_pair_is_refused_with_its_row(tmp_path: Path, row: str) -> None:
+    file = tmp_path / "tests.jsonl"
+    file.write_text(row)
+    with pytest.raises(OperatorError, match=r"tests\.jsonl:1  a text has \\ud[8f]"):
+        read(file, "exact")
+    with pytest.raises(OperatorError, match=r"tests\.jsonl:1  a text has \\ud[8f]"):
+        read_prompts(file)
 
 
 def test_rows_with_unit_tests_have_their_forms(tmp_path: Path) -> None:
