@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from cockpit.command_line.arguments import add_json
 from cockpit.command_line.parser import CommandParser
 from cockpit.forms.step_reader import first_difference, segments_of, trained_stages
 from cockpit.runs.find import find_run, run_ids, runs_root
-from cockpit.runs.verify import Link, Verdict, check_descent, made_from
+from cockpit.runs.verify import Link, Verdict, check_descent, check_file, made_from
 from cockpit.schedule.resolved_recipe import RunRecipe
 from cockpit.shipping.verdict import FoundVerdict, find_verdict, read_key
 from cockpit.text.output import print_json, print_out
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     verdict = _verdict(root, args.artifact, key)
     links: dict[str, Link] = {}
     for folder in _folders(root, args.artifact, verdict):
-        for link in check_descent(folder, [root]):
+        for link in _links(args.artifact, folder, root):
             if link.id not in links:
                 links[link.id] = link
                 if not args.json:
@@ -88,6 +88,15 @@ def run(args: argparse.Namespace) -> ExitCode:
     if damaged or (verdict is not None and verdict.passed is None):
         return ExitCode.FAILED
     return ExitCode.DONE if verdict is None or verdict.passed else ExitCode.REFUSED
+
+
+def _links(artifact: str, folder: Path, root: Path) -> Iterator[Link]:
+    """What is checked: a given file that its stage did not write, the folder, and its ancestors."""
+    file = Path(artifact).expanduser().absolute()
+    stranger = check_file(file, folder) if file.is_file() else None
+    if stranger is not None:
+        yield stranger
+    yield from check_descent(folder, [root])
 
 
 def _folders(root: Path, artifact: str, verdict: FoundVerdict | None) -> list[Path]:
@@ -107,7 +116,13 @@ def _verdict(root: Path, artifact: str, key: bytes | None) -> FoundVerdict | Non
         return None
     inside = [RunDir(place) for place in file.parents if is_run_dir(place)]
     runs = [*inside, *(RunDir(root / name) for name in run_ids(root))]
-    return find_verdict(file, file_sha256(file), runs, key)
+    try:
+        sha256 = file_sha256(file)
+    except OSError as error:
+        raise OperatorError(
+            f"{printable(str(file), 400)} cannot be read: {error.strerror or error}", "ask its owner"
+        ) from error
+    return find_verdict(file, sha256, runs, key)
 
 
 def _of_verdict(verdict: FoundVerdict) -> list[str]:

@@ -79,16 +79,43 @@ def check_descent(folder: Path, runs: Sequence[Path]) -> Iterator[Link]:
         yield _check(link, homes)
 
 
+def check_file(file: Path, folder: Path) -> Link | None:
+    """A damaged link if a file is not one of those that the folder's stage wrote, nor a copy of one; else None.
+
+    The files of the manifest are not read again: `check_descent` does that.
+
+    Raises:
+        OperatorError: the folder has no readable manifest.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except ManifestError as error:
+        raise OperatorError(f"{folder}: {error}") from error
+    written = {str(entry["path"]) for entry in manifest["files"]} | {MANIFEST}
+    if file.is_relative_to(folder) and str(file.relative_to(folder)) in written:
+        return None
+    sha256 = file_sha256(file)
+    if any(entry["sha256"] == sha256 for entry in manifest["files"]):
+        return None
+    facts = {"kind": "checkpoint", **{key: value for key, value in manifest.items() if isinstance(value, str | int)}}
+    size = file.stat().st_size
+    like = next((str(entry["path"]) for entry in manifest["files"] if entry["bytes"] == size), "")
+    more = f"; {like} has the same size and another SHA-256" if like else ""
+    problem = f"it is not a file that {_name(facts)} wrote{more}"
+    return Link(sha256, "file", str(file), (), "damaged", (problem,), file.parent)
+
+
 def made_from(file: Path, runs: Sequence[Path]) -> Path:
-    """The finished folder of a file: the file's own folder, or for a copy, the folder with a file of the same bytes.
+    """The finished folder of a file: one that contains it, or for a copy, the folder with a file of the same bytes.
 
     Raises:
         OperatorError: no finished folder in `runs` has such a file.
     """
-    if (file.parent / MANIFEST).is_file():
-        return file.parent
+    around = next((folder for folder in file.parents if (folder / MANIFEST).is_file()), None)
+    if around is not None:
+        return around
     size = file.stat().st_size
-    sha256 = ""
+    sha256, like = "", ""
     for home in runs:
         outs = [out for run in home.glob("*") for out in RunDir(run).all_outs(replaced=True)]
         for found in sorted(outs, reverse=True):
@@ -98,9 +125,14 @@ def made_from(file: Path, runs: Sequence[Path]) -> Path:
                         sha256 = sha256 or file_sha256(file)
                         if entry["sha256"] == sha256:
                             return found
+                        like = like or f"{found}/{entry['path']}"
+                    if Path(str(entry["path"])).name == file.name and entry["bytes"]:
+                        like = f"{found}/{entry['path']}"
+    more = f"; {printable(like, 400)} has the same name or size and other content" if like else ""
     raise OperatorError(
-        f"{file}: no finished stage in {', '.join(map(str, runs))} has a file with the same SHA-256",
-        "give the folder of the run that it comes from: --runs-dir DIR",
+        f"{printable(str(file), 400)}: no finished stage in {', '.join(map(str, runs))} has a file with the same"
+        f" SHA-256{more}",
+        "a damaged copy: copy it again" if like else "give the folder of the run that it comes from: --runs-dir DIR",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,18 +73,22 @@ def _of_run(root: Path, given: str, wanted: str | None) -> Subject:
     by_stage = bool(colon and run_part and "/" not in stage)
     run = find_run(root, run_part if by_stage else given)
     found: list[tuple[Path, dict[str, Any], dict[str, Any]]] = []
+    gone: list[tuple[Path, dict[str, Any]]] = []
     for out in [run.out(stage)] if by_stage else run.all_outs():
         try:
             manifest = read_manifest(out)
         except ManifestError:
             continue
         if manifest.get("kind") == EXPORT.kind:
-            found += [(out, manifest, record) for record in _records(out) if (out / record["file"]).is_file()]
+            records = _records(out, manifest)
+            found += [(out, manifest, record) for record in records if (out / record["file"]).is_file()]
+            gone += [(out, record) for record in records if not (out / record["file"]).exists()]
+    _refuse_missing(given, [one for one in gone if wanted is None or _is(one[1], wanted)], found, wanted)
     if not found:
         raise OperatorError(
             f"{printable(given, 300)} has no finished export with GGUF files", f"see: cockpit show {run.id}"
         )
-    chosen = [item for item in found if wanted is None or wanted in (item[2]["file_type"], item[2]["file"])]
+    chosen = [item for item in found if wanted is None or _is(item[2], wanted)]
     if len(chosen) != 1:
         names = ", ".join(f"{item[2]['file_type']} ({item[2]['file']})" for item in found[:_SHOWN])
         what = f"{len(chosen)} of them are {printable(wanted, 80)}" if wanted else "a verdict is on one file"
@@ -96,6 +100,26 @@ def _of_run(root: Path, given: str, wanted: str | None) -> Subject:
     return _subject(root, out / record["file"], out, manifest, record["file"])
 
 
+def _is(record: Mapping[str, Any], wanted: str) -> bool:
+    return wanted in (record["file_type"], record["file"])
+
+
+def _refuse_missing(
+    given: str,
+    gone: Sequence[tuple[Path, Mapping[str, Any]]],
+    found: Sequence[tuple[Path, Mapping[str, Any], Mapping[str, Any]]],
+    wanted: str | None,
+) -> None:
+    """Refuse a run whose wanted file was written, and is not in its folder any more."""
+    if not gone or any(wanted is None or _is(record, wanted) for _, _, record in found):
+        return
+    names = ", ".join(str(out / record["file"]) for out, record in gone[:_SHOWN])
+    raise OperatorError(
+        f"{printable(given, 300)}: the export wrote files that are missing now: {printable(names, 800)}",
+        "restore them, or give the path of the file: cockpit ship FILE",
+    )
+
+
 def _subject(root: Path, file: Path, out: Path, manifest: Mapping[str, Any], name: str) -> Subject:
     if manifest.get("kind") != EXPORT.kind:
         kind = printable(str(manifest.get("kind", "checkpoint")), 40)
@@ -103,7 +127,7 @@ def _subject(root: Path, file: Path, out: Path, manifest: Mapping[str, Any], nam
             f"{printable(str(out), 300)} is the output of a {kind} stage, and not of an export",
             "ship a file that an export stage or cockpit export wrote",
         )
-    record = next((item for item in _records(out) if item["file"] == name), {})
+    record = next((item for item in _records(out, manifest) if item["file"] == name), {})
     run = _run_of(root, out, manifest)
     return Subject(
         file, out, name, str(record.get("file_type", "")), record, manifest, run, str(manifest.get("stage", ""))
@@ -119,13 +143,14 @@ def _named(file: Path, manifest: Mapping[str, Any]) -> str:
     return next((str(entry["path"]) for entry in entries if entry["bytes"] == size), file.name)
 
 
-def _records(out: Path) -> list[dict[str, Any]]:
-    """The entries of an export's record of proofs; without a record, the files that lie in the folder."""
+def _records(out: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries of an export's record of proofs; without a record, the GGUF files that it wrote."""
     try:
         files = read_json(out / PARITY_FILE, _MAX_PARITY_BYTES)["files"]
         return [item for item in files if isinstance(item["file"], str) and isinstance(item["file_type"], str)]
     except (OSError, ValueError, LookupError, TypeError):
-        return [{"file": path.name, "file_type": _type_in(path)} for path in sorted(out.glob("*.gguf"))]
+        names = sorted(str(entry["path"]) for entry in manifest["files"])
+        return [{"file": name, "file_type": _type_in(Path(name))} for name in names if name.endswith(".gguf")]
 
 
 def _type_in(file: Path) -> str:

@@ -79,6 +79,50 @@ def test_a_copied_file_is_traced_to_the_stage_that_made_it(
     assert "no finished stage" in capsys.readouterr().err
 
 
+def test_a_file_in_a_finished_folder_that_its_stage_did_not_write_is_damaged(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = runs / "20260101-0001-b" / "stages" / "gguf" / "out"
+    content = (out / "data.bin").read_bytes()
+    for place in (out / "copy.bin", out / "deeper" / "data.bin"):
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(content)
+        assert verify(runs, str(place), capsys)[0] == 0, "a copy of the same bytes"
+        place.write_bytes(bytes(len(content)))
+        assert main(["--runs-dir", str(runs), "verify", str(place)]) == 1
+        said = capsys.readouterr().out
+        assert "it is not a file that 20260101-0001-b:gguf wrote; data.bin has the same size" in said
+        place.unlink()
+    assert verify(runs, str(out / "manifest.json"), capsys)[0] == verify(runs, str(out / "data.bin"), capsys)[0] == 0
+
+
+def test_a_damaged_copy_elsewhere_is_named_with_the_file_it_resembles(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = runs / "20260101-0001-b" / "stages" / "gguf" / "out" / "data.bin"
+    same_size = tmp_path / "x.bin"
+    same_size.write_bytes(bytes(original.stat().st_size))
+    cut = tmp_path / "data.bin"
+    cut.write_bytes(original.read_bytes()[:1])
+    for copy in (same_size, cut):
+        assert main(["--runs-dir", str(runs), "verify", str(copy)]) == 2
+        said = capsys.readouterr().err
+        assert "data.bin has the same name or size and other content" in said
+        assert "a damaged copy" in said
+
+
+def test_a_file_that_cannot_be_read_is_an_operators_mistake(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("cockpit.commands.verify.file_sha256", refuse)  # root reads every file
+    file = runs / "20260101-0001-b" / "stages" / "gguf" / "out" / "data.bin"
+    assert main(["--runs-dir", str(runs), "verify", str(file)]) == 2
+    assert "cannot be read: Permission denied" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("what", ["20260101-0001-b:nothing", "nowhere", "/nowhere/at/all"])
 def test_a_missing_artifact_is_a_usage_error(what: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--runs-dir", str(runs), "verify", what]) == 2

@@ -200,6 +200,22 @@ def test_the_command_judges_and_ends_with_its_codes(
     assert json.loads(capsys.readouterr().out)["passed"] is False
 
 
+@pytest.mark.parametrize("proved", [True, False])
+def test_a_run_whose_exported_files_are_gone_says_which(
+    proved: bool, whole: Whole, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = whole.file()
+    file.unlink()
+    if not proved:
+        (file.parent / "parity.json").unlink()
+    for words in (["last"], ["last:gguf", "--file", "Q8_0"]):
+        assert cockpit("ship", *words, "--runs-dir", str(whole.runs)) == ExitCode.MISTAKE
+        assert f"files that are missing now: {file}" in capsys.readouterr().err
+    whole.file("F16").unlink()
+    assert cockpit("ship", "last", "--runs-dir", str(whole.runs)) == ExitCode.MISTAKE
+    assert "missing now" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
