@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import time
@@ -189,9 +190,9 @@ def _transfer(plan: Plan, file: RemoteFile, done: int, total: int, progress: Pro
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
-    from huggingface_hub.utils import logging as hub_logging
 
-    hub_logging.set_verbosity_error()  # its warnings print addresses, which may be signed
+    # Its warnings print addresses, which may be signed.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     part = plan.part(file)
     url = hf_hub_url(plan.hub_id, file.name, revision=plan.commit, endpoint=_endpoint())
     with _open_part(part) as stream:
