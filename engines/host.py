@@ -242,20 +242,53 @@ def _failed(ctx: StageContext[StageFields], error: BaseException) -> ExitCode:
     """Record an error with its reason; an unexpected one shows its traceback."""
     if exhausted_memory(error):
         return _out_of_memory(ctx, error)
+    full = _disk_is_full(error)
+    if full is not None:
+        message = "; ".join(_texts(error)) if isinstance(error, OperatorError) else _no_space(ctx, full)
+        for partial in (ctx.out, ctx.work):  # else neither the journal nor the console has room for the reason
+            shutil.rmtree(partial, ignore_errors=True)
+        _print(message)
+        return _ended(ctx, EndReason.ERROR, message)
     if ctx.world.size > 1 and is_of_another_rank(error):
         traceback.print_exception(error)
         first = str(error).strip().partition("\n")[0]
         return _ended(ctx, EndReason.RANK_LOST, f"an exchange with another process failed: {printable(first, 160)}")
     if isinstance(error, OperatorError | StageFailedError):
-        texts = [text for text in (str(error), getattr(error, "hint", "")) if text]
-        sys.stderr.write("\n".join(texts) + "\n")
+        texts = _texts(error)
+        _print("\n".join(texts))
         return _ended(ctx, EndReason.ERROR, "; ".join(texts))
-    message = _of_the_disk(ctx, error) if isinstance(error, OSError) else ""
-    if message:
-        sys.stderr.write(message + "\n")
+    if isinstance(error, FileNotFoundError) and not ctx.run_root.exists():
+        message = f"{ctx.run_root} was moved or removed while the engine ran; resume the run where it is now"
+        _print(message)
         return _ended(ctx, EndReason.ERROR, message)
-    traceback.print_exception(error)
+    _print("".join(traceback.format_exception(error)).rstrip("\n"))
     return _ended(ctx, EndReason.ERROR, f"{type(error).__name__}: {error}")
+
+
+def _texts(error: BaseException) -> list[str]:
+    return [text for text in (str(error), getattr(error, "hint", "")) if text]
+
+
+def _print(text: str) -> None:
+    """Write to the console; a disk that is full takes nothing, and the journal has the reason."""
+    with suppress(OSError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def _disk_is_full(error: BaseException) -> OSError | None:
+    """The system's error, where a disk, a quota or a limit of sizes ended the attempt. safetensors and torch report it
+    as text."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.errno in _NO_SPACE:
+            return link
+        text = "" if isinstance(link, OSError) else str(link)
+        found = next((code for code in _NO_SPACE if os.strerror(code) in text), None)
+        if found is not None:
+            return OSError(found, os.strerror(found))
+        link = link.__cause__
+    return None
 
 
 def _out_of_memory(ctx: StageContext[StageFields], error: BaseException) -> ExitCode:
@@ -287,15 +320,6 @@ def _cpu_s() -> float:
     """CPU seconds of this process and of the children that it waited for."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
-
-
-def _of_the_disk(ctx: StageContext[StageFields], error: OSError) -> str:
-    """The message for a full disk or a run directory that was moved away; empty for any other error."""
-    if error.errno in _NO_SPACE:
-        return _no_space(ctx, error)
-    if isinstance(error, FileNotFoundError) and not ctx.run_root.exists():
-        return f"{ctx.run_root} was moved or removed while the engine ran; resume the run where it is now"
-    return ""
 
 
 def _no_space(ctx: StageContext[StageFields], error: OSError) -> str:

@@ -79,8 +79,10 @@ def _check_adapter(folder: Path, stage: StageFields) -> None:
     )
 
 
-SETTINGS = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+SETTINGS = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "bias")
 """Fields that decide the shapes and the scale of an adapter, as adapter_config.json names them too."""
+_WITHOUT = {"use_rslora": False, "use_dora": False, "rank_pattern": {}, "alpha_pattern": {}, "bias": "none"}
+"""What an adapter has whose settings do not name the field, as those of older versions of PEFT."""
 _FIT = "give the stage the values of that training, or leave start_from out"
 
 
@@ -130,14 +132,19 @@ def _of_folder(loaded: LoadedRecipe, stage: FinetuneFields, folder: Path) -> Ite
 def _differences(stage: FinetuneStage, other: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """In what an adapter's settings differ from a stage's."""
     fields = stage.model_dump(mode="json")
+    settings = {name: other[name] if other.get(name) is not None else _WITHOUT.get(name) for name in SETTINGS}
     wrong = [
-        f"{name} is {shown(other[name])}, not {shown(fields[name])}"
-        for name in SETTINGS
-        if other.get(name) is not None and other[name] != fields[name]
+        f"{name} is {shown(value)}, not {shown(fields[name])}"
+        for name, value in settings.items()
+        if value is not None and value != fields[name]
     ]
     there, here = _last_parts(other.get("target_modules")), _last_parts(stage.target_modules)
     if there and here and there != here:
         wrong.append(f"target_modules is {', '.join(sorted(there))}, not {', '.join(sorted(here))}")
+    there, here = _last_parts(other.get("modules_to_save")), _last_parts(stage.modules_to_save)
+    if there != here:
+        shown_parts = (", ".join(sorted(parts)) or "empty" for parts in (there, here))
+        wrong.append("modules_to_save is {}, not {}".format(*shown_parts))
     if wrong:
         yield f"the adapter does not fit: {'; '.join(wrong)}", _FIT
 

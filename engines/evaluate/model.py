@@ -22,7 +22,7 @@ from engines.files import refuse_special_files
 from engines.json_text import read_object
 from engines.labels.vocabulary import Vocabulary, view_of
 from engines.run_dir import place_now
-from engines.training.inputs import cached_folder, not_loaded, refuse_missing_weights
+from engines.training.inputs import cached_folder, not_loaded, refuse_missing_weights, refuse_other_shapes
 from recipes.problems import OperatorError, printable
 
 Warn = Callable[[str], None]
@@ -152,6 +152,7 @@ def _pretrained(folder: Path, dtype: str, quantization: Any = None) -> Any:
             local_files_only=True,
             dtype=dtype,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused by name
             **({} if quantization is None else {"quantization_config": quantization}),
         )
     except Exception as error:  # libraries raise anything for a damaged model
@@ -164,6 +165,7 @@ def _pretrained(folder: Path, dtype: str, quantization: Any = None) -> Any:
             "install a bitsandbytes that supports this machine (pip install bitsandbytes), or leave it out",
         ) from error
     keep_layout(model)
+    refuse_other_shapes(folder, found["mismatched_keys"])
     refuse_missing_weights(folder, found["missing_keys"])
     return model
 

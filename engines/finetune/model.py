@@ -23,7 +23,7 @@ from engines.finetune.added_tokens import ends_of
 from engines.finetune.fused_experts import is_taken_apart, refuse_experts, without_experts
 from engines.finetune.loftq import initialize
 from engines.json_text import read_object
-from engines.training.inputs import not_loaded, refuse_missing_weights
+from engines.training.inputs import not_loaded, refuse_missing_weights, refuse_other_shapes
 from recipes.problems import OperatorError, printable
 from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage, is_pattern
 
@@ -104,8 +104,10 @@ def _load(folder: Path, *, dtype: torch.dtype, quantization: BitsAndBytesConfig 
         dtype=dtype,
         local_files_only=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused by name
         **({} if quantization is None else {"quantization_config": quantization}),
     )
+    refuse_other_shapes(folder, found["mismatched_keys"])
     refuse_missing_weights(folder, found["missing_keys"])
     return model
 

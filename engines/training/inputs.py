@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from engines.context import Input
 from engines.inputs.hub_cache import divided, hub_cache
@@ -49,6 +50,26 @@ def refuse_missing_weights(folder: Path, missing: Iterable[str]) -> None:
             f"model — {folder} is not a whole causal language model: no file has"
             f" {printable(', '.join(names[:3]), 300)}{more}",
             "name a model that generates text, with all its files; a classifier or a reward model has another head",
+        )
+
+
+def refuse_other_shapes(folder: Path, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
+    """Refuse a model with weights of other shapes than its config.json says.
+
+    Args:
+        folder: the model's folder.
+        mismatched: `mismatched_keys` of transformers' loading information: name, shape in the file, shape of the model.
+
+    Raises:
+        OperatorError: there are such weights.
+    """
+    found = sorted((name, list(there), list(here)) for name, there, here in mismatched)
+    if found:
+        more = f", and {len(found) - 3} more" if len(found) > 3 else ""
+        listed = "; ".join(f"{printable(name, 200)} is {there}, not {here}" for name, there, here in found[:3])
+        raise OperatorError(
+            f"model — the weights in {folder} have other shapes than its config.json says: {listed}{more}",
+            "copy the whole model folder again",
         )
 
 

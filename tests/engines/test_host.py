@@ -435,3 +435,27 @@ def test_sentences_of_libraries_that_say_nothing_to_an_operator_are_left_out(tmp
     assert "FutureWarning: another sentence" in errors
     assert "kernels" not in errors
     assert "is_gradient_checkpointing" not in errors.replace('warnings.warn("`is_gradient_checkpointing`', "")
+
+
+FILLED = """
+    (ctx.out / "model.safetensors").write_bytes(bytes(1000))
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+"""
+
+
+def test_an_output_that_fills_the_disk_is_removed_so_that_the_reason_can_be_written(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path, FILLED)
+    status, errors = attempt.finish()
+    assert status == 1
+    assert "Traceback" not in errors
+    end = attempt.end()
+    assert end.reason == "error"
+    assert end.detail.startswith("no space to write in")
+    assert not (attempt.run.attempt_dir("s", 1) / "out.tmp").exists()
+
+
+@pytest.mark.parametrize("body", [FILLED, '    raise StageFailedError("it failed")', "    raise KeyError(1)"])
+def test_a_console_that_takes_nothing_does_not_hide_the_reason(body: str, tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path, f"    os.dup2(os.open('/dev/full', os.O_WRONLY), 2)\n{body}")
+    attempt.finish()
+    assert attempt.end().reason == "error"
