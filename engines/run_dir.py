@@ -220,6 +220,10 @@ class RunDir:
         """How the attempt's processes ended, in that order, as the process that started them saw it."""
         return self.attempt_dir(stage, attempt) / "ranks.json"
 
+    def torchrun_logs(self, stage: str, attempt: int) -> Path:
+        """Where torchrun keeps the error files of the attempt's processes, instead of the machine's /tmp."""
+        return self.attempt_dir(stage, attempt) / "torchrun"
+
     def inputs_json(self, stage: str, attempt: int) -> Path:
         """The files that the attempt's engine read, with their SHA-256."""
         return inputs_record_of(self.attempt_dir(stage, attempt))

@@ -10,7 +10,7 @@ import msgspec
 
 from cockpit.command_line.parser import CommandParser
 from cockpit.forms.rows_target import find_rows
-from cockpit.forms.step_reader import rows_of_step, trained_stages
+from cockpit.forms.step_reader import changed_inputs, rows_of_step, trained_stages
 from cockpit.headless.row_lines import facts_line, row_lines
 from cockpit.planning.row_reader import RowReader
 from cockpit.runs.find import find_run, runs_root
@@ -102,6 +102,8 @@ def _print_step(args: argparse.Namespace) -> None:
             )
         stage = trained[0]
     rows = rows_of_step(run, stage, args.step)
+    for phrase in changed_inputs(run, stage):
+        say(f"! {safe_text(phrase, 400)}: not as the training read it; the rows are those of the present files")
     if args.json:
         print_json_lines("".join(msgspec.json.encode(row).decode() + "\n" for row in rows))
         return
@@ -139,5 +141,5 @@ def _print_view(view: RowView, last: int) -> None:
 
 def _number(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 10**12:
-        raise argparse.ArgumentTypeError(f"must be a number of rows; got {text!r}; allowed: a whole number from 1")
+        raise argparse.ArgumentTypeError(f"must be a whole number; got {text!r}; allowed: 1 to 10^12")
     return int(text)

@@ -12,7 +12,7 @@ import msgspec
 
 from cockpit.command_line.arguments import add_json
 from cockpit.command_line.parser import CommandParser
-from cockpit.forms.step_reader import first_difference, segments_of, trained_stages
+from cockpit.forms.step_reader import changed_inputs, first_difference, segments_of, trained_stages
 from cockpit.runs.find import find_run, run_ids, runs_root
 from cockpit.runs.verify import Link, Verdict, check_descent, check_file, made_from
 from cockpit.schedule.resolved_recipe import RunRecipe
@@ -51,7 +51,7 @@ def declare(parser: CommandParser) -> None:
     parser.exit_codes = {
         ExitCode.DONE: "nothing is damaged; the two runs read the same tokens",
         ExitCode.FAILED: "something is damaged, or a file's verdict is another file's or was edited; the two runs read"
-        " different tokens",
+        " different tokens, or files have changed since",
         ExitCode.MISTAKE: "there is nothing to check",
         ExitCode.REFUSED: "nothing is damaged, and the verdict on the file is that it must not ship",
     }
@@ -157,20 +157,35 @@ def _compare(one: RunDir, other: RunDir, *, as_json: bool) -> ExitCode:
         streams = segments_of(one, stage), segments_of(other, stage)
         lasts = [max(segment.last for segment in segments) for segments in streams]
         found = first_difference(*streams)
-        different = different or found is not None
+        changed = [changed_inputs(one, stage), changed_inputs(other, stage)]
+        different = different or found is not None or any(changed)
         if as_json:
             difference = None if found is None else msgspec.to_builtins(found)
-            print_json({"stage": stage, "steps": lasts, "same": found is None, "difference": difference})
+            same = None if any(changed) else found is None
+            print_json({"stage": stage, "steps": lasts, "same": same, "difference": difference, "changed": changed})
         else:
-            print_out(_stream_line(stage, lasts, found))
+            print_out("\n".join([*_changed_lines(stage, changed), _stream_line(stage, lasts, found, any(changed))]))
     return ExitCode.FAILED if different else ExitCode.DONE
 
 
-def _stream_line(stage: str, lasts: list[int], found: Difference | None) -> str:
+def _changed_lines(stage: str, changed: list[list[str]]) -> list[str]:
+    """What each run has read that is not there any more as it was."""
+    lines = [
+        f"    {'first' if number == 0 else 'second'} run: {safe_text(phrase, 400)}"
+        for number, phrases in enumerate(changed)
+        for phrase in phrases
+    ]
+    if lines:
+        lines.insert(0, f"✗ {stage}: not shown, because files have changed since the training read them")
+    return lines
+
+
+def _stream_line(stage: str, lasts: list[int], found: Difference | None, changed: bool) -> str:
+    now = " of the present files" if changed else ""
     if found is None:
         more = "" if lasts[0] == lasts[1] else f"; one has {lasts[0]} steps and the other {lasts[1]}"
-        return f"✓ {stage}: the same tokens at each of {min(lasts)} steps{more}"
-    lines = [f"✗ {stage}: from step {found.step} on, {found.why}"]
+        return f"{'·' if changed else '✓'} {stage}: the same tokens{now} at each of {min(lasts)} steps{more}"
+    lines = [f"✗ {stage}: from step {found.step} on, {found.why}{' in' + now[3:] if changed else ''}"]
     for number, name in enumerate(found.names):
         place = f", byte {found.bytes[number]} of {safe_text(found.files[number], 100)}" if found.files[number] else ""
         lines.append(f"    {'first' if number == 0 else 'second'} run: {safe_text(name, 200)}{place}")

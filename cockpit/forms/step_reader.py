@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import msgspec
 
+from cockpit.forms.step_inputs import changed_since, place_of
 from cockpit.planning.data_look import helper_environment
 from engines.events import Step
 from engines.journal import read_journal
 from engines.look.step_answer import Difference, Segment, StepRow, StepsAnswer, StepsRequest
 from engines.run_dir import RunDir
-from engines.stage_file import StageInput, first_start_of, read_stage_file
+from engines.stage_file import first_start_of, read_stage_file
 from recipes.problems import OperatorError, printable
 
 
@@ -41,12 +42,22 @@ def trained_stages(run: RunDir) -> list[str]:
     return list(dict.fromkeys(event.stage for event in read_journal(run.journal) if isinstance(event, Step)))
 
 
+def changed_inputs(run: RunDir, stage: str) -> list[str]:
+    """What a training read that has changed since: then its steps, found again, are those of the present files."""
+    return changed_since(run, stage, list(dict.fromkeys(attempt for attempt, _, _ in _done(run, stage))))
+
+
 def segments_of(run: RunDir, stage: str) -> list[Segment]:
     """The steps of a stage by the attempt that did them last: a resume does some of them again.
 
     Raises:
         OperatorError: the stage has done no steps.
     """
+    return [_segment(run, stage, attempt, first, last) for attempt, first, last in _done(run, stage)]
+
+
+def _done(run: RunDir, stage: str) -> list[tuple[int, int, int]]:
+    """Attempt, first and last step of each part of a training."""
     by_step = {
         event.step: event.attempt
         for event in read_journal(run.journal)
@@ -61,30 +72,22 @@ def segments_of(run: RunDir, stage: str) -> list[Segment]:
             found[-1] = (attempt, found[-1][1], step)
         else:
             found.append((attempt, step, step))
-    return [_segment(run, stage, attempt, first, last) for attempt, first, last in found]
+    return found
 
 
 def _segment(run: RunDir, stage: str, attempt: int, first: int, last: int) -> Segment:
     given = read_stage_file(run.stage_json(stage, attempt))
-    data = _place(run, given.inputs.get("data"))
+    data = place_of(run, given.inputs.get("data"))
     if data is None:
         raise OperatorError(f"{run.id}: the data of {stage} is not on this machine", "restore it, or name another run")
     return Segment(
         stage={**given.stage, **given.adjusted},
         data=data,
-        model=_place(run, given.inputs.get("model")),
+        model=place_of(run, given.inputs.get("model")),
         first_start=first_start_of(run, stage),
         first=first,
         last=last,
     )
-
-
-def _place(run: RunDir, given: StageInput | None) -> str | None:
-    """Where an input is; the output of a stage is in the run, which may have been moved."""
-    if given is None:
-        return None
-    own = run.out(given.name) if given.origin == "stage" else None
-    return str(own) if own is not None and own.exists() else given.path
 
 
 def _python(segments: Sequence[Segment]) -> str:

@@ -22,6 +22,10 @@ _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 _SHOWN_TOKENS = 8
 
 
+class NoSuchTokenError(OperatorError):
+    """The end token that the stage or the tokenizer's settings name is not in the vocabulary."""
+
+
 class Encoder(Protocol):
     """Encodes documents.
 
@@ -86,7 +90,14 @@ def load_encoder(folder: Path, eos_token: str | None = None) -> tuple[Encoder, l
         return SentencePieceEncoder(folder, eos_token), []
     if not has_pieces:
         return WholeEncoder(folder, eos_token), []
-    pieces = SentencePieceEncoder(folder, eos_token)
+    try:
+        pieces = SentencePieceEncoder(folder, eos_token)
+    except NoSuchTokenError:  # such as an added token of a chat model, which tokenizer.json alone has
+        whole = WholeEncoder(folder, eos_token)
+        return whole, [
+            f"{folder}: {PIECES_FILE} has no token {printable(whole.eos_token, 60)!r}, which ends a document; the"
+            f" tokens are those of {WHOLE_FILE}, which transformers reads"
+        ]
     whole = WholeEncoder(folder, eos_token, pieces.eos_token)
     texts = [*ORDINARY, *HARD_STRINGS]
     different = [
@@ -127,10 +138,11 @@ class SentencePieceEncoder:
             raise OperatorError(f"{path} is not a SentencePiece model", printable(str(error), 200)) from error
         self.vocab_size: int = self._processor.vocab_size()
         self.eos_id: int = self._processor.eos_id()
-        if eos_token is not None:
-            self.eos_id = self._processor.piece_to_id(eos_token)
-            if self._processor.id_to_piece(self.eos_id) != eos_token:
-                raise _no_such_token(path, eos_token, self._controls())
+        named = eos_token or _end_token(folder)  # transformers reads the settings, not the file's own end piece
+        if named is not None:
+            self.eos_id = self._processor.piece_to_id(named)
+            if self._processor.id_to_piece(self.eos_id) != named:
+                raise _no_such_token(path, named, self._controls())
         if self.eos_id < 0:
             raise OperatorError(
                 f"{path} has no end-of-sequence piece", "train a tokenizer with one, such as </s>, or set eos_token"
@@ -183,13 +195,13 @@ class WholeEncoder:
             otherwise: the token to use if neither `eos_token` nor the tokenizer's settings name one.
 
         Raises:
-            OperatorError: it cannot be read, or there is no end token.
+            OperatorError: it cannot be read, encodes at random, or there is no end token.
         """
         from tokenizers import Tokenizer
 
         path = folder / WHOLE_FILE
         self._arrays: Arrays | None = None
-        read_object(path)  # reports a file that is missing, too large, or no JSON object
+        refuse_dropout(path)  # also reports a file that is missing, too large, or no JSON object
         try:
             self._tokenizer: Any = Tokenizer.from_file(str(path))
         except Exception as error:
@@ -234,6 +246,23 @@ class WholeEncoder:
         """The id of each token, added ones included."""
         found: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         return found
+
+
+def refuse_dropout(path: Path) -> None:
+    """Refuse a tokenizer.json that skips merges at random: the same text would have other tokens each time, here and in
+    every program that reads the file.
+
+    Raises:
+        OperatorError: it does, or cannot be read.
+    """
+    model = read_object(path).get("model")
+    dropout = model.get("dropout") if isinstance(model, dict) else None
+    if isinstance(dropout, int | float) and dropout > 0:
+        raise OperatorError(
+            f"{path}: model.dropout — encodes the same text with other tokens each time; got {dropout}; allowed null"
+            " or 0",
+            "set model.dropout to null in this file",
+        )
 
 
 def same_tokenizer(one: Path, other: Path) -> bool:
@@ -284,8 +313,8 @@ def _unknown_id(path: Path, vocabulary: dict[str, int]) -> int | None:
     return vocabulary.get(name) if isinstance(name, str) else None
 
 
-def _no_such_token(path: Path, token: str, controls: Iterable[str]) -> OperatorError:
-    return OperatorError(
+def _no_such_token(path: Path, token: str, controls: Iterable[str]) -> NoSuchTokenError:
+    return NoSuchTokenError(
         f"eos_token — {path} has no such token; got {printable(token, 60)!r}",
         f"name a token of the tokenizer{_choices(controls)}",
     )

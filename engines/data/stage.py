@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.context import Artifact, StageContext, StageResult
+from engines.data.encoders import PIECES_FILE, WHOLE_FILE
 from engines.data.messages import CodeOptions, prepare_messages
 from engines.data.preparing.stage import run_rows
 from engines.data.sources.documents import SourceFields
@@ -19,6 +20,7 @@ from engines.inputs.mixture import SourceShare
 from engines.processor import usable_cores
 from engines.run_dir import RunDir
 from engines.training.inputs import input_folder as local_folder
+from engines.training.inputs import not_loaded
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
 from recipes.stages.prepare import PrepareMessages, PrepareStage, PrepareText, PrepareTokens, WeightedSource
@@ -117,11 +119,29 @@ def _part(stage: PrepareText, one: WeightedSource) -> TextPart:
     )
 
 
+def _not_as_transformers(folder: Path) -> str:
+    """What to know before a text is encoded with a tokenizer.model that transformers reads in another way, or empty."""
+    if (folder / WHOLE_FILE).is_file() or not (folder / PIECES_FILE).is_file():
+        return ""
+    from transformers import AutoTokenizer  # seconds; most folders have tokenizer.json
+
+    from engines.data.tokenizer_class import pieces_differ
+
+    try:
+        wrong = pieces_differ(folder, AutoTokenizer.from_pretrained(str(folder), local_files_only=True))
+    except Exception as error:  # noqa: BLE001 - the library raises anything; encoding reports a damaged file itself
+        wrong = not_loaded(folder, "the tokenizer", error)
+    return "" if wrong is None else f"{wrong.message}; {wrong.hint}; a pretrain stage refuses these tokens"
+
+
 def _tokens(ctx: StageContext[StageFields], stage: PrepareTokens) -> StageResult:
     ctx.phase("tokenizing")
+    tokenizer = local_folder(ctx.inputs["tokenizer"])
+    if warning := _not_as_transformers(tokenizer):
+        ctx.warn(warning)
     counts = prepare_tokens(
         input_folder(ctx, "data"),
-        local_folder(ctx.inputs["tokenizer"]),
+        tokenizer,
         ctx.out,
         eos_token=stage.eos_token,
         shard_tokens=stage.shard_tokens,

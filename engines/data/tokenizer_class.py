@@ -73,6 +73,32 @@ def check_tokenizer_class(folder: Path, tokenizer: Any, *, exact: bool = False) 
     ]
 
 
+def pieces_differ(folder: Path, tokenizer: Any) -> OperatorError | None:
+    """What is wrong if transformers gives ordinary text other ids than tokenizer.model does, in a folder without
+    tokenizer.json; None if nothing is.
+
+    transformers has its own rules for such a file, by the class that tokenizer_config.json names: blanks at the
+    beginning, normalization and pieces that users defined are often others. Tokens of the one are noise to the other.
+    """
+    path = folder / "tokenizer.model"
+    if (folder / "tokenizer.json").is_file() or not path.is_file():
+        return None
+    from sentencepiece import SentencePieceProcessor
+
+    pieces = SentencePieceProcessor(model_file=str(path))
+    wrong = next((text for text in ORDINARY if _ids(tokenizer, text) != pieces.encode(text)), None)
+    if wrong is None:
+        return None
+    found, wanted = _ids(tokenizer, wrong), pieces.encode(wrong)
+    return OperatorError(
+        f"{path} — transformers ({type(tokenizer).__name__}) does not follow it: {printable(wrong, 40)!r} has "
+        f"{len(found)} tokens ({_shown(found)}), and {len(wanted)} by the file ({_shown(wanted)}), so a model of these "
+        "tokens would read and write noise there",
+        "write tokenizer.json first, and prepare the tokens with it: "
+        "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+    )
+
+
 def _only_normalizes(tokenizer: Any, whole: Tokenizer, text: str) -> bool:
     """Whether the class gives a text the ids that tokenizer.json gives its Unicode normal form.
 

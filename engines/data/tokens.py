@@ -28,7 +28,7 @@ from engines.data.tokenizing.joining import join_parts
 from engines.data.tokenizing.parts import COUNTS, Job, Part, PartRecord, finished, parts_of
 from engines.data.tokenizing.pool import LEAST_BYTES, encode_parts
 from engines.data.tokenizing.worker import full_disk
-from engines.data.tokens_manifest import DTYPES, FORMAT, TOKENIZER, TokensManifest, dtype_for
+from engines.data.tokens_manifest import DTYPES, FORMAT, ID_FILES, TOKENIZER, TokensManifest, dtype_for
 from engines.files import file_sha256
 from engines.json_text import read_json
 from recipes.problems import OperatorError
@@ -199,6 +199,7 @@ def _write(job: Job, encoder: Encoder, records: list[PartRecord], out: Path, sha
         vocab_size=encoder.vocab_size,
         tokenizer_file=encoder.file,
         tokenizer_sha256=file_sha256(tokenizer / encoder.file),
+        tokenizer_files={name: file_sha256(tokenizer / name) for name in ID_FILES if (tokenizer / name).is_file()},
         splits=splits,
         sources=_by_source(job, records),
     )

@@ -13,6 +13,8 @@ from recipes.problems import OperatorError, printable
 
 TOKENIZER = "tokenizer"
 """The folder beside the shards, with the tokenizer that encoded them."""
+ID_FILES = ("tokenizer.model", "tokenizer.json")
+"""Files from which programs make ids; transformers reads tokenizer.json where both exist."""
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 FORMAT = 1
 INDEX_BYTES = 8
@@ -56,7 +58,8 @@ class SplitEntry(msgspec.Struct, frozen=True):
 
 class TokensManifest(msgspec.Struct, frozen=True, kw_only=True):
     """The content of tokens.json. `tokenizer_file` is the file in `TOKENIZER` that decides the ids; earlier versions
-    knew only tokenizer.model."""
+    knew only tokenizer.model. `tokenizer_files` has the SHA-256 of each file there from which a program may make ids;
+    empty in earlier versions."""
 
     format: int
     dtype: str
@@ -64,6 +67,7 @@ class TokensManifest(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     tokenizer_sha256: str
     tokenizer_file: str = "tokenizer.model"
+    tokenizer_files: dict[str, str] = {}
     splits: dict[str, SplitEntry]
     sources: dict[str, dict[str, dict[str, int]]] = {}
     """Of a text with several sources: tokens and documents of each, by split."""
@@ -154,14 +158,23 @@ def check_tokenizer(path: Path, manifest: TokensManifest) -> None:
     Raises:
         OperatorError: its file is missing or has changed.
     """
-    file = path / TOKENIZER / file_inside(path, manifest.tokenizer_file).name
-    if not file.is_file():
-        raise OperatorError(f"{file} does not exist: it is the tokens' tokenizer", "prepare the tokens again")
-    if file_sha256(file) != manifest.tokenizer_sha256:
-        raise OperatorError(
-            f"{file} has changed: it is not the tokenizer that encoded the tokens, so its ids mean other text",
-            "restore the file, or prepare the tokens again",
-        )
+    deciding = {manifest.tokenizer_file: manifest.tokenizer_sha256, **manifest.tokenizer_files}
+    for name, sha256 in deciding.items():
+        file = path / TOKENIZER / file_inside(path, name).name
+        if not file.is_file():
+            raise OperatorError(f"{file} does not exist: it is the tokens' tokenizer", "prepare the tokens again")
+        if file_sha256(file) != sha256:
+            raise OperatorError(
+                f"{file} has changed: it is not the tokenizer that encoded the tokens, so its ids mean other text",
+                "restore the file, or prepare the tokens again",
+            )
+    added = [name for name in ID_FILES if manifest.tokenizer_files and name not in deciding]
+    for name in added:
+        if (path / TOKENIZER / name).is_file():
+            raise OperatorError(
+                f"{path / TOKENIZER / name} was not there when the tokens were encoded, and transformers reads it",
+                "remove the file, or prepare the tokens again",
+            )
 
 
 def tokens_problems(path: Path) -> list[OperatorError]:

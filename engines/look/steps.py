@@ -86,9 +86,9 @@ class Windows:
         return len(self.shard) // self._length
 
     def content(self, number: int) -> bytes:
-        """The tokens' bytes."""
+        """The tokens, of 32 bits each whatever their width in the shard."""
         start = number * self._length
-        return np.ascontiguousarray(self.shard.tokens[start : start + self._length]).tobytes()
+        return self.shard.tokens[start : start + self._length].astype("<u4").tobytes()
 
     def rows(self, number: int) -> Iterator[tuple[str, int, int, str]]:
         """The documents that a window has a part of."""
@@ -104,13 +104,13 @@ class Windows:
 
     def place(self, number: int, offset: int) -> tuple[str, str, int]:
         """The document, the shard's file, and the byte in it."""
-        token = number * self._length + offset // self._itemsize
+        token, byte = number * self._length + offset // 4, min(offset % 4, self._itemsize - 1)
         document = self.shard.document_at(token)
         name = next(iter(self._names(document, document)), "")
         before = 0
         for file in self.shard.entry.files():
             if token < before + file.tokens:
-                return name, file.file, (token - before) * self._itemsize + offset % self._itemsize
+                return name, file.file, (token - before) * self._itemsize + byte
             before += file.tokens
         return name, "", 0
 

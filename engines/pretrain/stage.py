@@ -11,9 +11,8 @@ import torch
 from transformers import AutoTokenizer, set_seed
 
 from engines.context import Artifact, StageContext, StageResult
-from engines.data.encoders import WHOLE_FILE
 from engines.data.shards import TokenShard
-from engines.data.tokenizer_class import check_tokenizer_class
+from engines.data.tokenizer_class import check_tokenizer_class, pieces_differ
 from engines.data.tokenizer_files import copy_tokenizer
 from engines.data.tokens_manifest import check_tokenizer
 from engines.data.windows import (
@@ -60,9 +59,10 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
     refuse_special_files(shard.tokenizer)
     check_tokenizer(data, shard.manifest)
     tokenizer = AutoTokenizer.from_pretrained(str(shard.tokenizer), local_files_only=True)
-    if shard.manifest.tokenizer_file == WHOLE_FILE:
-        for warning in check_tokenizer_class(shard.tokenizer, tokenizer):
-            ctx.warn(warning)
+    if (wrong := pieces_differ(shard.tokenizer, tokenizer)) is not None:
+        raise wrong
+    for warning in check_tokenizer_class(shard.tokenizer, tokenizer):
+        ctx.warn(warning)
     set_seed(ctx.stage.seed)
     start = start_folder(ctx)
     vocab_size = vocabulary_of(shard, start, ctx.warn)

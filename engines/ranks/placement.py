@@ -54,7 +54,9 @@ class DataParallel(Placement):
     name = DDP
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._wrapped = DistributedDataParallel(_Called(model), broadcast_buffers=False, gradient_as_bucket_view=True)
+        self._wrapped = DistributedDataParallel(
+            _Called(model), forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
         self._wrapped.register_comm_hook(None, _summed)
 
     def forward(self, work: Callable[[], Any]) -> Any:

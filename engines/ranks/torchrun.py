@@ -8,6 +8,7 @@ within seconds of a failure, because a process that waits for a dead one in nccl
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -33,6 +34,7 @@ def torchrun_arguments(given: StageFile, stage_json: Path, launch: Launch) -> li
         OperatorError: the rendezvous has no address, or none that this host reaches.
     """
     found = [f"--nproc-per-node={launch.processes}", f"--nnodes={launch.nodes}", "--max-restarts=0"]
+    found.append(f"--log-dir={_logs(given)}")  # else a folder in /tmp, which stays there after a kill
     if launch.rendezvous:
         # Who does not listen comes: a second launch on this host is one of the others.
         here = is_here(launch.rendezvous) and not why_not_free(launch.rendezvous)
@@ -43,6 +45,10 @@ def torchrun_arguments(given: StageFile, stage_json: Path, launch: Launch) -> li
         found.append("--standalone")
     program = STAGE_KINDS[str(given.stage["kind"])].program
     return [*found, "--module", program, str(stage_json)]
+
+
+def _logs(given: StageFile) -> Path:
+    return RunDir(Path(given.run_root)).torchrun_logs(str(given.stage["name"]), given.attempt)
 
 
 def meeting_of(given: StageFile) -> str:
@@ -65,6 +71,7 @@ def main(argv: list[str]) -> ExitCode:
     if reason:
         sys.stderr.write(f"{reason}\n")
     watched.finish(reason)
+    shutil.rmtree(_logs(given), ignore_errors=True)  # the supervisor reads ranks.json, the operator the console files
     return status
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +77,30 @@ def training_arguments(
         "disable_tqdm": True,
         **more,
     }
-    arguments = kind(**{name: value for name, value in wanted.items() if name in known})
+    with _processes_are_ours():
+        arguments = kind(**{name: value for name, value in wanted.items() if name in known})
     _require_kept(arguments, stage, bf16=bf16)
     # On a machine with several GPUs one process would split each batch over them (DataParallel). That is mostly slower
     # than one GPU, and its loss is not the mean over the window's tokens.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments
+
+
+@contextmanager
+def _processes_are_ours() -> Iterator[None]:
+    """Without the advice of the arguments to launch with torchrun: it did, and `engines.ranks.placement` places the
+    model, so to them each process is one that trains alone."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("torch.distributed process group is initialized, but parallel_mode")
+
+    logger = logging.getLogger(TrainingArguments.__module__)
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 def optimizer_argument(stage: TrainingFields) -> str:

@@ -114,7 +114,9 @@ class Killed:
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
     folder = tmp_path_factory.mktemp("killed")
-    with nothing_left(folder / "runs"):
+    (folder / "tmp").mkdir()
+    with nothing_left(folder / "runs"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder / "tmp"))
         yield _killed(folder)
 
 
@@ -183,6 +185,12 @@ def test_a_killed_torchrun_is_named_and_no_rank_outlives_it(killed: Killed) -> N
     assert (end.reason, end.exit) == ("killed", -signal.SIGKILL)
     assert end.detail.startswith("torchrun, with 2 processes: killed by SIGKILL")
     assert [one.pid for one in killed.processes if one.is_alive()] == []
+
+
+def test_torchrun_leaves_nothing_outside_of_the_run_even_when_it_is_killed(killed: Killed) -> None:
+    assert not list(Path(os.environ["TMPDIR"]).glob("torchelastic*"))
+    left = [killed.run.torchrun_logs("part-1", attempt).is_dir() for attempt in (1, 2, 3)]
+    assert left == [False, True, False], "it removes its folder itself, unless it is killed"
 
 
 def test_each_retry_resumes_from_the_newest_checkpoint(killed: Killed) -> None:

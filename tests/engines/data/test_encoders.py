@@ -21,6 +21,7 @@ from tests.engines.small_corpora import fresh, stdlib_text, tokenizer_of, write_
 from tests.stage_context import TriedContext, make_context
 
 END, TURN_END = "<|endoftext|>", "<|im_end|>"
+ADDED = "<|end-of-turn|>"
 DOCUMENTS = {"a.txt": f"A text with {END} and {TURN_END} and <think> in it.\n", "b.txt": "größer ▁ 你好 🙂\n"}
 
 
@@ -178,3 +179,61 @@ def test_one_tokenizer_in_two_spellings_is_the_same(tmp_path: Path) -> None:
     content["added_tokens"][0]["content"] = "<|end|>"
     other.write_text(json.dumps(content))
     assert not same_tokenizer(one, other)
+
+
+def test_an_added_token_that_only_one_file_has_can_end_documents(tmp_path: Path) -> None:
+    pieces = tokenizer_of(stdlib_text(tmp_path, "json"), tmp_path / "own", vocab_size=500)
+    whole = Tokenizer.from_file(str(pieces / "tokenizer.json"))
+    whole.add_special_tokens([ADDED])
+    whole.save(str(pieces / "tokenizer.json"))
+    encoder, said = load_encoder(pieces, ADDED)
+    assert (encoder.file, encoder.eos_id) == ("tokenizer.json", whole.token_to_id(ADDED))
+    assert f"tokenizer.model has no token '{ADDED}'" in said[0]
+
+
+def test_the_settings_beside_a_sentencepiece_file_name_the_end_of_a_document(tmp_path: Path) -> None:
+    pieces = tokenizer_of(stdlib_text(tmp_path, "json"), tmp_path / "own", vocab_size=500)
+    (pieces / "tokenizer.json").unlink()
+    assert load_encoder(pieces)[0].eos_token == "</s>"
+    (pieces / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<s>"}))
+    assert load_encoder(pieces)[0].eos_token == "<s>", "transformers reads it there"
+    (pieces / "tokenizer_config.json").write_text(json.dumps({"eos_token": ADDED}))
+    with pytest.raises(OperatorError, match="no such token"):
+        load_encoder(pieces)
+
+
+def test_a_tokenizer_that_encodes_at_random_is_refused(tmp_path: Path) -> None:
+    folder = byte_level(tmp_path / "tokenizer")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["dropout"] = 0.1
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(
+        OperatorError, match=r"model\.dropout — encodes the same text with other tokens each time; got 0\.1"
+    ):
+        load_encoder(folder)
+
+
+def test_a_sentencepiece_file_that_transformers_reads_in_another_way_is_said(tmp_path: Path) -> None:
+    """transformers gives the first word of a text no blank where no class says so."""
+    from sentencepiece import SentencePieceTrainer
+    from transformers import AutoTokenizer
+
+    from engines.data.tokenizer_class import pieces_differ
+
+    (tmp_path / "bare").mkdir()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter([*ORDINARY, *HARD_STRINGS] * 3),
+        model_prefix=str(tmp_path / "bare" / "tokenizer"),
+        vocab_size=560,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    context = tokenized(tmp_path, tmp_path / "bare", DOCUMENTS)
+    said = " ".join(event.message for event in context.events() if isinstance(event, Warned))
+    assert "tokenizer.model — transformers (" in said
+    assert "a pretrain stage refuses these tokens" in said
+    theirs = AutoTokenizer.from_pretrained(context.out / "tokenizer", local_files_only=True)
+    wrong = pieces_differ(context.out / "tokenizer", theirs)
+    assert wrong is not None
+    assert "does not follow it" in wrong.message

@@ -191,6 +191,27 @@ def test_all_that_sizes_and_the_tokenizer_show_is_said_at_once(tmp_path: Path, t
     assert "not a description" in tokens_problems(out)[0].message
 
 
+def test_any_file_from_which_a_program_makes_ids_must_be_that_of_the_tokens(
+    tmp_path: Path, text: Path, tokenizer: Path
+) -> None:
+    """SentencePiece encodes, and transformers reads tokenizer.json: a change of either makes two tokenizers."""
+    out = tokens_of(text, tokenizer, tmp_path / "tokens")
+    file = out / "tokenizer" / "tokenizer.json"
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(OperatorError, match=r"tokenizer\.json has changed"):
+        check_tokenizer(out, read_tokens_manifest(out))
+    file.unlink()
+    with pytest.raises(OperatorError, match=r"tokenizer\.json does not exist"):
+        check_tokenizer(out, read_tokens_manifest(out))
+    alone = fresh(tmp_path / "alone")
+    (alone / "tokenizer.model").write_bytes((tokenizer / "tokenizer.model").read_bytes())
+    other = tokens_of(text, alone, tmp_path / "other")
+    check_tokenizer(other, read_tokens_manifest(other))
+    (other / "tokenizer" / "tokenizer.json").write_text("{}")
+    with pytest.raises(OperatorError, match=r"tokenizer\.json was not there"):
+        check_tokenizer(other, read_tokens_manifest(other))
+
+
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, text: Path) -> None:
     with pytest.raises(OperatorError, match=r"neither tokenizer\.json nor tokenizer\.model exists"):
         tokens_of(text, fresh(tmp_path / "none"), tmp_path / "out")

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tests.engines.preference.pairs import DPO, WHOLE, write_pairs
-from tests.engines.ranks.together import Record, assert_same, launch
+from tests.engines.ranks.together import PRINTED, Record, assert_same, launch
 from tests.engines.training import tiny
 from tests.engines.training.attempts import context, of_kind, run_stage
 
@@ -124,6 +124,13 @@ def steps_of(ctx: Any) -> list[dict[str, Any]]:
     from engines.events import Step
 
     return [msgspec.to_builtins(step) for step in of_kind(ctx, Step)]
+
+
+def test_the_libraries_advise_nothing(folder: Path) -> None:
+    """Each of these lines is in the console file of every training of several processes."""
+    printed = (folder / PRINTED).read_text()
+    assert "parallel_mode" not in printed
+    assert "broadcast_buffers" not in printed
 
 
 @pytest.mark.parametrize(

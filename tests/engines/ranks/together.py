@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
+PRINTED = "printed.txt"
+"""What the ranks and their libraries printed."""
 SCRIPT = Path(__file__).with_name("rank_of_stages.py")
 
 
@@ -29,6 +31,7 @@ def launch(folder: Path, jobs: Sequence[Mapping[str, Any]], ranks: int = 2) -> N
         timeout=560,
     )
     assert done.returncode == 0, done.stderr[-4000:]
+    (folder / PRINTED).write_text(done.stdout + done.stderr)
 
 
 class Record:

@@ -14,6 +14,7 @@ from cockpit.forms.step_reader import rows_of_step, segments_of, trained_stages
 from engines.data.text import prepare_text
 from engines.events import CheckpointCommitted, Step
 from engines.finetune.rows import ExampleDataset, PackedDataset
+from engines.inputs.record import identify_inputs, write_record
 from engines.look.step_answer import Segment
 from engines.look.steps import Stream, first_difference
 from engines.run_dir import RunDir
@@ -59,7 +60,7 @@ def test_the_windows_of_every_step_are_those_that_the_training_took_also_after_a
     told = []
     for number in range(1, 9):
         examples, batches = stream.step(number)
-        read = [np.array([np.frombuffer(examples.content(n), "<u2") for n in batch]) for batch in batches]
+        read = [np.array([np.frombuffer(examples.content(n), "<u4") for n in batch]) for batch in batches]
         told.append(read)
     assert [len(batch) for batch in told[2]] == [2, 1]
     assert all(np.array_equal(one, two) for a, b in zip(seen, told, strict=True) for one, two in zip(a, b, strict=True))
@@ -141,6 +142,25 @@ def test_one_changed_byte_is_named_with_the_first_step_that_reads_it(tmp_path: P
     assert grouped.why == "the steps have other numbers of examples"
 
 
+def test_the_width_of_the_numbers_in_a_shard_is_no_difference(tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    data = write_tokens(tmp_path / "data", {"train": 16 * 11})
+    wide = shutil.copytree(data, tmp_path / "wide")
+    ids = np.fromfile(wide / "train.bin", dtype="<u2").astype("<u4")
+    ids.tofile(wide / "train.bin")
+    about = json.loads((wide / "tokens.json").read_text())
+    (wide / "tokens.json").write_text(json.dumps({**about, "dtype": "uint32"}))
+    ctx = context(tmp_path, PRETRAIN, {"data": data})
+    assert first_difference([segment(ctx, data)], [segment(ctx, wide)]) is None
+    ids[3 * 16 + 5] += 0x10000
+    ids.tofile(wide / "train.bin")
+    found = first_difference([segment(ctx, data)], [segment(ctx, wide)])
+    assert found is not None
+    assert found.bytes == [2 * (3 * 16 + 5) + 1, 4 * (3 * 16 + 5) + 2]
+
+
 def finished_run(tmp_path: Path, name: str, data: Path, **fields: Any) -> RunDir:
     """A run of one pretraining, with the file of its attempt."""
     ctx = context(tmp_path / name, {**PRETRAIN, "max_steps": 4, "save_steps": 4, **fields}, {"data": data})
@@ -151,6 +171,7 @@ def finished_run(tmp_path: Path, name: str, data: Path, **fields: Any) -> RunDir
         inputs={"data": StageInput(origin="path", name="data", path=str(data))},
     )  # fmt: skip
     run.stage_json("base", 1).write_bytes(msgspec.json.encode(given))
+    write_record(run.inputs_json("base", 1), identify_inputs(ctx.stage, given.inputs))
     return run
 
 
@@ -178,6 +199,32 @@ def test_two_runs_are_compared_and_the_rows_of_a_step_are_named_by_the_command(
     assert {(row.name, row.tokens) for row in rows} == {("document 1", 16)}
     with pytest.raises(OperatorError, match="has not done step 5"):
         rows_of_step(one, "base", 5)
+
+
+def test_files_that_changed_since_the_training_are_named_and_nothing_is_claimed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The order is made again from the present files: of others it says nothing about the training."""
+    import argparse
+    import json
+
+    data = write_tokens(tmp_path / "data", {"train": 16 * 11})
+    one, two = (finished_run(tmp_path, name, data) for name in ("one", "two"))
+
+    def compared(**more: bool) -> tuple[ExitCode, str]:
+        asked = argparse.Namespace(runs_dir=tmp_path, artifact=str(one.root), other=str(two.root), **more)
+        return verify(asked), capsys.readouterr().out
+
+    assert compared(json=False)[0] == ExitCode.DONE
+    ids = np.fromfile(data / "train.bin", dtype="<u2")
+    ids[[7, 3 * 16 + 5]] += 1
+    ids.tofile(data / "train.bin")
+    code, said = compared(json=False)
+    assert code == ExitCode.FAILED
+    assert "✗ base: not shown, because files have changed since the training read them" in said
+    assert f"second run: base.data {data}: changed train.bin" in said
+    assert "✓" not in said
+    assert json.loads(compared(json=True)[1])["same"] is None
 
 
 def test_the_rows_behind_a_planted_spike_name_the_planted_document(tmp_path: Path) -> None:
