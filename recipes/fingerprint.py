@@ -155,7 +155,7 @@ LEFT_OUT_OF_TABLES: Mapping[str, frozenset[str]] = {"launch": frozenset({"rendez
 """Keys of tables that do not change what a stage produces: where processes meet does not."""
 
 ADDED_TO_KINDS: Mapping[str, Mapping[str, Any]] = {
-    "evaluate": {"dtype": "auto"},
+    "evaluate": {"dtype": "auto", "max_tokens_from": "start"},
     "tokenizer": {"algorithm": "sentencepiece"},
 }
 """The same for fields of one kind, whose names other kinds have had before."""

@@ -50,6 +50,7 @@ def make_batches(
     rules: LabelRules,
     batch_size: int,
     max_tokens: int | None,
+    spread: bool = False,
     skip_refused: bool = False,
     warn: Callable[[str], None] = lambda _text: None,
     waiting: Waiting | None = None,
@@ -64,7 +65,8 @@ def make_batches(
         split: train, val or test.
         rules: how rows are labelled.
         batch_size: rows or windows per batch.
-        max_tokens: stop taking rows when this many tokens are scored.
+        max_tokens: stop taking rows or windows when this many tokens are scored.
+        spread: take windows from the whole split. Rows are read in order, so that theirs are always the first ones.
         skip_refused: leave out and count a row that is refused.
         warn: takes what the operator should know.
         waiting: as for `label_rows`.
@@ -77,7 +79,12 @@ def make_batches(
     if is_tokens_folder(data.place):
         shard = TokenShard(data.place, split)
         check_tokens(shard)
-        batches = window_batches(shard, rules.max_length, batch_size, max_tokens=max_tokens)
+        batches = window_batches(shard, rules.max_length, batch_size, max_tokens=max_tokens, spread=spread)
+        if not spread and max_tokens is not None and batches.scored_tokens < _most(len(shard), rules.max_length):
+            warn(
+                f"{batches.scored_tokens} tokens are scored, the first of {len(shard)} of the {split} split;"
+                ' max_tokens_from = "spread" takes them from the whole split'
+            )
     else:
         labels, warnings = LabelCounts(), Warnings(rules)
         rows = examples_of(
@@ -102,6 +109,11 @@ def make_batches(
             "choose another split, or a larger max_length",
         )
     return batches
+
+
+def _most(tokens: int, max_length: int) -> int:
+    """Tokens that are scored where every window is: all but the first one of each."""
+    return tokens - -(-tokens // max_length)
 
 
 def _scorable(rows: Iterator[LabelledRow]) -> Iterator[LabelledRow]:

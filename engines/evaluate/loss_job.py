@@ -36,7 +36,7 @@ class LossData:
     Attributes:
         place: rows, texts or tokens: a file or a folder.
         max_length: tokens of the longest row, and of a window.
-        max_tokens: stop after so many scored tokens.
+        max_tokens: stop after so many scored tokens: of tokens, windows at equal distances from the whole split.
         batch_size: rows that a folder's model computes together.
         template: the text of a chat template; empty for the model's own.
         moment: the local time that a template sees, in ISO form.
@@ -156,6 +156,7 @@ def _batches(view: TokenizerView, data: LossData, check: Callable[[TokenShard], 
         rules=data.rules,
         batch_size=data.batch_size,
         max_tokens=data.max_tokens,
+        spread=True,
         warn=warn,
         counts=counts,
     )

@@ -62,6 +62,7 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
         rules=rules,
         batch_size=stage.per_device_eval_batch_size,
         max_tokens=stage.max_tokens,
+        spread=stage.max_tokens_from == "spread",
         skip_refused=skips_refused(stage),
         warn=ctx.warn,
         waiting=ctx.check_stop,

@@ -126,28 +126,33 @@ def pad_batch(examples: Sequence[Example], pad_id: int = 0) -> Batch:
     return Batch(ids, mask, labels)
 
 
-def window_batches(shard: Shard, max_length: int, batch_size: int, *, max_tokens: int | None = None) -> Batches:
-    """Consecutive windows of a token shard; every token but the first of a window is scored.
+def window_batches(
+    shard: Shard, max_length: int, batch_size: int, *, max_tokens: int | None = None, spread: bool = False
+) -> Batches:
+    """Windows of a token shard; every token but the first of a window is scored.
 
     Args:
         shard: an open split; read window by window, never into memory at once.
         max_length: tokens per window; the last window may be shorter.
         batch_size: windows per batch; it does not change the loss.
-        max_tokens: stop taking windows when this many tokens are scored.
+        max_tokens: take so many windows as score this many tokens; None for all.
+        spread: take them at equal distances from the whole split, and not from its start.
     """
-    starts, scored = [], 0
-    for start in range(0, len(shard) - 1, max_length):
-        if max_tokens is not None and scored >= max_tokens:
-            break
-        starts.append(start)
-        scored += min(max_length, len(shard) - start) - 1
+    places = range(0, len(shard) - 1, max_length)
+    wanted = len(places) if max_tokens is None else min(len(places), -(-max_tokens // (max_length - 1)))
+    cut = spread and wanted < len(places)
+    # The middles of equal parts: neither the first nor the last document of a split has a place of its own.
+    chosen = [(2 * at + 1) * len(places) // (2 * wanted) if cut else at for at in range(wanted)]
+    starts = [places[at] for at in chosen]
+    scored = sum(min(max_length, len(shard) - start) - 1 for start in starts)
+    protocol = f"{WINDOWS_PROTOCOL}(max_length={max_length}{', spread over the split' if cut else ''})"
 
     def walk() -> Iterator[Batch]:
         for at in range(0, len(starts), batch_size):
             windows = [shard.tokens[start : start + max_length].tolist() for start in starts[at : at + batch_size]]
             yield pad_batch([Example(window, window) for window in windows])
 
-    return Batches(walk, scored, f"{WINDOWS_PROTOCOL}(max_length={max_length})", longest=min(max_length, len(shard)))
+    return Batches(walk, scored, protocol, longest=min(max_length, len(shard)))
 
 
 def one_sequence(examples: Sequence[Example]) -> dict[str, Any]:

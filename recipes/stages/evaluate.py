@@ -69,7 +69,17 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         help="Longest sequence; longer rows are left out, cut or refused, and counted.",
     )
     max_tokens: int = setting(
-        200_000, section="Evaluation", ge=1, unit="tokens", help="Stop after this many scored tokens."
+        200_000,
+        section="Evaluation",
+        ge=1,
+        unit="tokens",
+        help="Stop after this many scored tokens. Of messages and texts, these are the first rows of the split.",
+    )
+    max_tokens_from: Literal["start", "spread"] = setting(
+        "start",
+        section="Evaluation",
+        help="Of a folder of tokens that has more than max_tokens: score the first ones of the split, or windows at"
+        " equal distances from the whole split. The first ones may all be of one source.",
     )
     per_device_eval_batch_size: int = setting(8, section="Evaluation", ge=1, help="Sequences per forward pass.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(

@@ -78,6 +78,7 @@ ELSEWHERE = {
     "train_on_template": "engines/labels/test_stage_rows.py::test_each_field_reaches_the_rules",
     "baseline": "engines/evaluate/test_stage_tests.py::test_the_test_rows_of_a_prepared_split",
     "files": "engines/evaluate/test_stage_tests.py::test_a_gate_on_a_files_metric",
+    "max_tokens_from": "engines/evaluate/test_stage.py::test_tokens_are_taken_from_the_start_or_from_the_whole_split",
 }
 """Fields whose effect is elsewhere, and the begin of the name of the test that has it."""
 CODE = "engines/evaluate/test_stage_tests.py::test_a_stage_runs_the_code_of_answers_only_where_it_is_allowed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,31 @@ def test_a_piece_never_joins_the_prompt_to_the_answer(tokenizer: Any) -> None:
     assert list(row.ids[: len(prompt)]) == prompt
     assert list(row.labels[: len(prompt)]) == [-100] * len(prompt)
     assert -100 not in row.labels[len(prompt) : -1]
+
+
+def test_windows_are_taken_from_the_start_or_spread_over_the_whole_split(made: dict[str, Path]) -> None:
+    from engines.data.shards import TokenShard
+    from engines.training.loss import window_batches
+
+    shard = TokenShard(made["tokens"], "test")
+    windows = [batch.input_ids[0].tolist() for batch in window_batches(shard, 16, 1)]
+    assert len(windows) > 40, "so many that few of them are a part"
+    first = window_batches(shard, 16, 3, max_tokens=10 * 15)
+    spread = window_batches(shard, 16, 3, max_tokens=10 * 15, spread=True)
+    assert [row for batch in first for row in batch.input_ids.tolist()] == windows[:10]
+    places = [windows.index(row) for batch in spread for row in batch.input_ids.tolist()]
+    gaps = {after - before for before, after in itertools.pairwise(places)}
+    assert len(places) == 10
+    assert max(gaps) - min(gaps) <= 1, "equal distances"
+    assert places[0] < len(windows) / 10
+    assert places[-1] >= len(windows) * 9 / 10
+    assert (first.protocol, spread.protocol) == (
+        "windows(max_length=16)",
+        "windows(max_length=16, spread over the split)",
+    )
+    whole = window_batches(shard, 16, 3, max_tokens=10**6, spread=True)
+    assert whole.protocol == first.protocol
+    assert whole.scored_tokens == window_batches(shard, 16, 3).scored_tokens == sum(len(one) - 1 for one in windows)
 
 
 def test_html_that_spells_a_control_token_is_text(tokenizer: Any) -> None:

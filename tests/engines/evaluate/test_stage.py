@@ -97,6 +97,19 @@ def test_tokens_are_scored_in_windows(tmp_path: Path, made: dict[str, Path]) -> 
     assert report["answers"] == []
 
 
+def test_tokens_are_taken_from_the_start_or_from_the_whole_split(tmp_path: Path, made: dict[str, Path]) -> None:
+    fields = {"max_length": 16, "max_tokens": 150, "split": "val"}
+    first, report, events = evaluated(tmp_path / "start", made, "tokens", **fields)
+    warnings = [event.message for event in events if isinstance(event, Warned)]
+    assert any("150 tokens are scored, the first of" in text for text in warnings)
+    assert report["protocol"] == "windows(max_length=16)"
+    spread, report, events = evaluated(tmp_path / "spread", made, "tokens", max_tokens_from="spread", **fields)
+    assert not [event for event in events if isinstance(event, Warned) and "are scored, the first" in event.message]
+    assert report["protocol"] == "windows(max_length=16, spread over the split)"
+    assert spread["tokens"] == first["tokens"] == 150
+    assert spread["loss"] != first["loss"]
+
+
 def test_an_adapter_is_scored_on_its_base(tmp_path: Path, made: dict[str, Path]) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
