@@ -98,7 +98,7 @@ def test_tokens_are_scored_in_windows(tmp_path: Path, made: dict[str, Path]) -> 
 
 
 def test_tokens_are_taken_from_the_start_or_from_the_whole_split(tmp_path: Path, made: dict[str, Path]) -> None:
-    fields = {"max_length": 16, "max_tokens": 150, "split": "val"}
+    fields: dict[str, Any] = {"max_length": 16, "max_tokens": 150, "split": "val"}
     first, report, events = evaluated(tmp_path / "start", made, "tokens", **fields)
     warnings = [event.message for event in events if isinstance(event, Warned)]
     assert any("150 tokens are scored, the first of" in text for text in warnings)
