@@ -151,8 +151,8 @@ ADDED_TO_TABLES: Mapping[str, Mapping[str, Any]] = {
 """The same for keys of tables. A guard of a stage that succeeded has not changed its result."""
 
 
-LEFT_OUT_OF_TABLES: Mapping[str, frozenset[str]] = {"launch": frozenset({"rendezvous"})}
-"""Keys of tables that do not change what a stage produces: where processes meet does not."""
+LEFT_OUT_OF_TABLES: Mapping[str, frozenset[str]] = {"launch": frozenset({"rendezvous", "launcher"})}
+"""Keys of tables that do not change what a stage produces: where processes meet, and which program starts them."""
 
 ADDED_TO_KINDS: Mapping[str, Mapping[str, Any]] = {
     "evaluate": {"dtype": "auto", "max_tokens_from": "start"},
@@ -180,7 +180,7 @@ def fingerprint(stage: Mapping[str, Any], parent_hashes: Iterable[str]) -> str:
 
 def _is_as_before(kind: str, key: str, value: Any) -> bool:
     added = {**ADDED_LATER, **ADDED_TO_KINDS.get(kind, {})}
-    return key in added and value == added[key]
+    return key in added and _as_before(key, value) == _as_before(key, added[key])
 
 
 def _as_before(key: str, value: Any) -> Any:

@@ -47,6 +47,7 @@ from engines.words import ExitCode
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError
 from recipes.stages.decoder.operations import PLANNED_DEVICE, PLANNED_SHARE, planned_seconds
+from recipes.stages.launch.fields import launch_of
 from recipes.stages.pretrain import PRETRAIN
 
 
@@ -102,6 +103,9 @@ def run(args: argparse.Namespace) -> ExitCode:
         recipe_memory(loaded, looks) if machine is None else machine_memory(loaded, machine),
         Memory.here() if machine is None else machine.memory,
     )
+    for stage in loaded.recipe.stage if machine is None else ():
+        if container := launch_of(stage).container:
+            say(f"not looked at: what the container of {stage.name} has; {container} starts it")
     if machine is not None:
         _print_elsewhere(loaded, machine)
     return ExitCode.DONE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from cockpit.forms.find import load_wanted
 from cockpit.planning.data_look import rows_place, through_stages, tokenizer_of
+from cockpit.planning.interpreter import interpreter_here
 from cockpit.runs.find import find_run
 from cockpit.schedule.resolved_recipe import InputRef, RunRecipe
 from engines.look.row_view import RowsJob
@@ -168,7 +168,7 @@ def _chosen(loaded: LoadedRecipe, name: str | None) -> StageFields:
 
 def _target(table: Mapping[str, Any], stage: StageFields, data: Path, model: Path | None, split: str) -> RowsTarget:
     job = RowsJob(dict(table), str(data), None if model is None else str(model), split)
-    return RowsTarget(job, stage.python or sys.executable, f"{stage.name} · {data.name}")
+    return RowsTarget(job, interpreter_here(stage), f"{stage.name} · {data.name}")
 
 
 def _of_messages(run: RunDir, stage: str, split: str) -> RowsTarget:

@@ -14,6 +14,7 @@ from engines.json_text import parse_json
 from recipes.problems import OperatorError, printable
 from recipes.schema import Recipe
 from recipes.stages.kind import TESTED, backend_of
+from recipes.stages.launch.fields import launch_of
 from recipes.stages.registry import row_of
 
 CHOOSE_ANOTHER = "set the stage's python to an interpreter that has the engines' packages"
@@ -52,13 +53,15 @@ def check_here(packages: Iterable[str], what: str) -> None:
 def check_interpreters(recipe: Recipe, names: list[str]) -> None:
     """Refuse a launch whose engines cannot start.
 
+    What a container has is not known before it starts: the engine says what it lacks there.
+
     Raises:
         OperatorError: an interpreter is missing or too old, lacks a package, or has an untested version of a package.
     """
     problems: list[str] = []
     wanted: dict[tuple[str | None, str], set[str]] = {}
     for stage in recipe.stage:
-        if stage.name in names:
+        if stage.name in names and not launch_of(stage).container:
             wanted.setdefault((stage.python, backend_of(stage)), set()).update(row_of(stage).needs(stage))
     hints: dict[str, None] = {}
     for (python, backend), packages in wanted.items():

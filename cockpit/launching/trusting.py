@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 from cockpit.provenance.trust import repair_hint, require_ours, seal, why_not_ours, why_untrusted
 from cockpit.schedule.resolved_recipe import RunRecipe
+from cockpit.supervision.launcher import interpreter_of
 from cockpit.text.safe_text import safe_text
 from engines.run_dir import RunDir, RunDirError
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
+from recipes.stages.launch.fields import launch_of
 from recipes.stages.registry import row_of
 
 MOST_LINES = 40
@@ -27,9 +29,9 @@ def what_would_start(run: RunDir) -> list[str]:
     plan = RunRecipe.read(run)
     lines: list[str] = []
     for stage in plan.recipe.stage:
-        interpreter = stage.python or sys.executable
-        whose = "" if stage.python else "  (Cockpit's own interpreter)"
-        command = shlex.join([interpreter, "-m", row_of(stage).program])
+        interpreter, launcher = interpreter_of(stage), launch_of(stage).launcher
+        whose = "  (Cockpit's own interpreter)" if interpreter == sys.executable and not stage.python else ""
+        command = shlex.join([*launcher, interpreter, "-m", row_of(stage).program])
         lines.append(safe_text(f"stage {stage.name} ({stage.kind}): {command}{whose}", 400))
         read = [f"{field}: {ref.path}" for field, ref in plan.inputs.get(stage.name, {}).items() if ref.path]
         named = [f"{field}: {value}" for field, value in _paths(stage.model_dump(mode="json", exclude={"python"}))]

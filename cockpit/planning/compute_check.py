@@ -3,13 +3,14 @@ answers without a sandbox."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 from engines.judging.sandbox.sandbox import Sandbox
 from engines.machine.device_identity import nvidia_gpus
 from engines.processor import NO_COMPILER, NO_GPU_FOR_LIGER, cpp_compiler
 from recipes.load import LoadedRecipe
-from recipes.problems import Problem
+from recipes.problems import Problem, printable
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import ComputeFields, StageFields
 from recipes.stages.launch.fields import launch_of
@@ -32,6 +33,9 @@ def _impossible(stage: StageFields) -> Iterator[tuple[str, tuple[str, str]]]:
         reason = _why_no_sandbox()
         if reason:
             yield "allow_code_execution", (reason, "set it to false, or allow what is missing")
+    launcher = launch_of(stage).launcher
+    if launcher and shutil.which(launcher[0]) is None:
+        yield "launch.launcher", (f"no program {printable(launcher[0], 80)} here", "install it, or give its whole path")
     if not isinstance(stage, ComputeFields):
         return
     processes, gpus = launch_of(stage).processes, len(stage.devices) or nvidia_gpus()
@@ -39,7 +43,7 @@ def _impossible(stage: StageFields) -> Iterator[tuple[str, tuple[str, str]]]:
         yield "launch.processes", (TOO_FEW_GPUS.format(processes=processes, gpus=gpus), MORE_GPUS)
     if stage.use_liger_kernel and not nvidia_gpus():
         yield "use_liger_kernel", NO_GPU_FOR_LIGER
-    if stage.torch_compile and not cpp_compiler():
+    if stage.torch_compile and not cpp_compiler() and not launch_of(stage).container:
         yield "torch_compile", NO_COMPILER
 
 

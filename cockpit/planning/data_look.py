@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from cockpit.planning.interpreter import interpreter_here
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
 from engines.inputs.code_or_rows import asks_about_code
 from engines.inputs.command import missing_of_command
@@ -67,7 +67,7 @@ def look_at_data(loaded: LoadedRecipe, stopped: Stopped = lambda: False) -> dict
             found[stage.name] = StageLook(stage.name, defects=[Defect("data", error.message, error.hint)])
             continue
         if job is not None:
-            jobs.setdefault(stage.python or sys.executable, []).append(job)
+            jobs.setdefault(interpreter_here(stage), []).append(job)
     for python, some in jobs.items():
         for look in _answers(python, some, stopped):
             found[look.stage] = look

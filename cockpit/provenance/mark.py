@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cockpit.provenance.trust import token_of
-from engines.identity import Identity
+from engines.identity import Identity, boot_id, start_time
+from engines.json_text import read_json
 from engines.run_dir import RunDir, lock_holder, lock_is_held
 
 RUN_ENV = "COCKPIT_RUN_ROOT"
 MARK_ENV = "COCKPIT_RUN_MARK"
 SUPERVISOR_MODULE = "cockpit.supervision.supervisor"
 SAMPLER_MODULE = "cockpit.supervision.sampler"
+MAX_IDENTITY_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,40 @@ def lives(run: RunDir, engine: Identity) -> bool:
     except OSError:
         return False
     return RunMark.of(run).is_carried_by(engine.pid) and engine.is_alive()
+
+
+def as_numbered_here(run: RunDir, stage: str | None, attempt: int | None, named: Identity) -> Identity:
+    """An engine's process that names itself, under its number in this namespace of processes.
+
+    In a container a process has another number than outside. It is looked for only if the attempt's engine was started
+    by a launcher: among the processes with the run's mark, the one with the same start time and that inner number.
+    """
+    if stage is None or attempt is None or named.boot_id != boot_id() or named.is_alive():
+        return named
+    if not launcher_of(run.engine_json(stage, attempt)):
+        return named
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        if start_time(pid) == named.start_time and inner_pid(pid) == named.pid and RunMark.of(run).is_carried_by(pid):
+            return Identity(pid, named.start_time, named.boot_id)
+    return named
+
+
+def launcher_of(engine_json: Path) -> str:
+    """The launcher of an engine, by the file that the supervisor wrote; empty without one."""
+    try:
+        return str(read_json(engine_json, MAX_IDENTITY_BYTES).get("launcher") or "")
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def inner_pid(pid: int) -> int | None:
+    """The number of a process in the innermost namespace of processes that it is in (proc(5), NSpid)."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    numbers = next((line.split()[1:] for line in lines if line.startswith("NSpid:")), [])
+    return int(numbers[-1]) if numbers else None
 
 
 def serves(run: RunDir, named: Identity, module: str) -> bool:

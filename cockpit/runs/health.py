@@ -24,7 +24,7 @@ from cockpit.runs.state import RunState
 from cockpit.runs.writer_facts import Work, WriterFacts
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
-from engines.events import EngineStalled, MachineSampled, Phase, Progress
+from engines.events import EngineStalled, MachineSampled, Phase, Progress, WriterOpened
 from engines.identity import Identity, boot_id
 from engines.words import PHASE_TRAINING, HealthWord, RunStatus, WriterRole
 
@@ -381,6 +381,11 @@ def _suspended(silence_s: float, ranks: Sequence[int] = ()) -> str:
     return f"{stopped_words(ranks)}; no progress for {_span(silence_s)}"
 
 
+def identity_in(opened: WriterOpened) -> Identity:
+    """The process of a record, as it numbers itself."""
+    return Identity(opened.pid, opened.start_time, opened.boot_id)
+
+
 def process_states(
     state: RunState,
     supervisor: str,
@@ -388,6 +393,7 @@ def process_states(
     is_sampler: Callable[[Identity], bool],
     root: Path | None = None,
     elsewhere: Callable[[Identity | None], Path | None] = lambda _engine: None,
+    here: Callable[[WriterOpened], Identity] = identity_in,
 ) -> Processes:
     """The states of the run's processes as far as this machine can see them.
 
@@ -398,28 +404,31 @@ def process_states(
         is_sampler: the same for its sampler.
         root: the run directory, whose disk may be full; None: not looked at.
         elsewhere: the folder in which the run's processes, with this engine, work, if it is not the run's.
+        here: the process of a record, as this machine numbers it.
     """
     stage = state.current_stage
     attempt = stage.current if stage is not None else None
     engine = engine_of(state, attempt) if attempt is not None and not attempt.ended else None
     samplers = [w for w in state.writers if w.role == WriterRole.SAMPLER]
     newest = max(samplers, key=lambda w: (w.launch, w.t, w.name), default=None)
-    named, shown = _identity_of(engine), _state_of(engine, is_engine)
+    named, shown = _identity_of(engine, here), _state_of(engine, is_engine, here)
     if named is not None and supervisor and named.boot_id == boot_id() and not named.is_alive():
         shown = "Z"  # the supervisor is seen from here, so the engine would be too
-    stopped = () if attempt is None or attempt.ended else _stopped_ranks(attempt, is_engine)
+    stopped = () if attempt is None or attempt.ended else _stopped_ranks(attempt, is_engine, here)
     shown = "T" if stopped else shown
     full = root is not None and _is_full(root)
     at = elsewhere(named if shown not in {"", "Z"} else None)
-    return Processes(shown, supervisor, _state_of(newest, is_sampler), full, at, stopped)
+    return Processes(shown, supervisor, _state_of(newest, is_sampler, here), full, at, stopped)
 
 
-def _stopped_ranks(attempt: AttemptView, is_engine: Callable[[Identity], bool]) -> tuple[int, ...]:
+def _stopped_ranks(
+    attempt: AttemptView, is_engine: Callable[[Identity], bool], here: Callable[[WriterOpened], Identity]
+) -> tuple[int, ...]:
     """Of an attempt of several processes, those that a signal has stopped; as far as this machine can see them."""
     if len(attempt.engines) < 2:
         return ()
     return tuple(
-        sorted(w.opened.rank for w in attempt.engines if w.opened is not None and _state_of(w, is_engine) == "T")
+        sorted(w.opened.rank for w in attempt.engines if w.opened is not None and _state_of(w, is_engine, here) == "T")
     )
 
 
@@ -431,11 +440,13 @@ def _is_full(root: Path) -> bool:
     return disk.f_blocks > 0 and disk.f_bavail * disk.f_frsize < FULL_BYTES
 
 
-def _identity_of(writer: WriterFacts | None) -> Identity | None:
+def _identity_of(writer: WriterFacts | None, here: Callable[[WriterOpened], Identity]) -> Identity | None:
     opened = writer.opened if writer is not None else None
-    return None if opened is None else Identity(opened.pid, opened.start_time, opened.boot_id)
+    return None if opened is None else here(opened)
 
 
-def _state_of(writer: WriterFacts | None, is_its: Callable[[Identity], bool]) -> str:
-    named = _identity_of(writer)
+def _state_of(
+    writer: WriterFacts | None, is_its: Callable[[Identity], bool], here: Callable[[WriterOpened], Identity]
+) -> str:
+    named = _identity_of(writer, here)
     return named.state() if named is not None and is_its(named) else ""

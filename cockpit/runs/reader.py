@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from threading import Lock
 
-from cockpit.provenance.mark import SAMPLER_MODULE, SUPERVISOR_MODULE, lives, serves, works_elsewhere
+from cockpit.provenance.mark import SAMPLER_MODULE, SUPERVISOR_MODULE, as_numbered_here, lives, serves, works_elsewhere
 from cockpit.runs.health import Clock, Health, Processes, health, process_states
 from cockpit.runs.index_store import INDEX_AFTER_BYTES, Indexed, load_index, store_index
 from cockpit.runs.sequence import Numbers
@@ -19,6 +19,7 @@ from cockpit.runs.state import RunState
 from cockpit.runs.tail import BATCH, RunTail
 from cockpit.text import formatting
 from engines.emitter import wall_clock_s
+from engines.events import WriterOpened
 from engines.identity import Identity
 from engines.journal import Record, journal_files, size_of
 from engines.run_dir import RunDir, RunDirError, lock_holder, lock_is_held
@@ -149,6 +150,7 @@ class RunReader:
                 lambda sampler: serves(self.run, sampler, SAMPLER_MODULE),
                 self.run.root,
                 lambda engine: works_elsewhere(self.run, engine),
+                self._here,
             )
             self._concerns = self._own_concerns() if real.is_live else ()
         found = health(self.state, real, Clock.now(time.monotonic() - self._received_s), self._processes)
@@ -183,7 +185,12 @@ class RunReader:
         if lock_is_held(self.run.supervisor_lock):
             return True
         engines = (w.opened for w in self.state.writers if w.opened and w.opened.role == WriterRole.ENGINE)
-        return any(lives(self.run, Identity(e.pid, e.start_time, e.boot_id)) for e in engines)
+        return any(lives(self.run, self._here(e)) for e in engines)
+
+    def _here(self, opened: WriterOpened) -> Identity:
+        """The process of an engine's writer; in a container it has another number than here."""
+        named = Identity(opened.pid, opened.start_time, opened.boot_id)
+        return as_numbered_here(self.run, opened.stage, opened.attempt, named)
 
     def forget_pages(self) -> None:
         """Free the memory of what was used of the side index."""

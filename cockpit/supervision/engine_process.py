@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,8 +15,9 @@ from typing import Any
 import psutil
 
 from cockpit import CODE_ROOT
-from cockpit.provenance.mark import RunMark, lives
+from cockpit.provenance.mark import MAX_IDENTITY_BYTES, RunMark, launcher_of, lives
 from cockpit.schedule.resolved_recipe import RunRecipe
+from cockpit.supervision.launcher import interpreter_of, launched
 from cockpit.supervision.memory_kills import MemoryKills
 from cockpit.supervision.shared_cards import CARD_ENV, card_words, engines_on_card, first_card
 from cockpit.supervision.shared_cores import other_engines, sharing_words
@@ -27,8 +27,17 @@ from engines.identity import Identity, boot_id
 from engines.json_text import read_json
 from engines.processor import usable_cores
 from engines.run_dir import RunDir, lock_is_held
-from engines.stage_file import ExpectedInputs, StageFile, StageResume, first_start_of, present_moment, write_stage_file
+from engines.stage_file import (
+    ExpectedInputs,
+    StageFile,
+    StageResume,
+    first_start_of,
+    present_moment,
+    read_stage_file,
+    write_stage_file,
+)
 from engines.words import EndReason
+from recipes.problems import printable
 from recipes.stages.fields import DeviceFields, StageFields
 from recipes.stages.launch.fields import launch_of
 from recipes.stages.registry import row_of, tag_of_stage
@@ -38,7 +47,6 @@ _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _TORCHELASTIC = "TORCHELASTIC_RUN_ID"
 """A variable that torchrun sets for the processes that it starts."""
 TORCHRUN = "engines.ranks.torchrun"
-MAX_IDENTITY_BYTES = 4096
 
 
 @dataclass
@@ -52,6 +60,15 @@ class EngineProcess:
     pidfd: int
     kills: MemoryKills = field(default_factory=MemoryKills)
     """the kernel's counts of kills for memory, at its start or when it was adopted"""
+    launcher: str = ""
+    """the program that starts the engine for this process; empty where this process itself started it"""
+    behind: Path | None = None
+    """the engine's `stage.json`, while only the launcher is known: `identity` is the launcher's"""
+
+    @property
+    def reaped(self) -> frozenset[int]:
+        """The process whose exit status is collected with that of the engine."""
+        return frozenset({self.identity.pid if self.child is None else self.child.pid})
 
     def close(self) -> None:
         os.close(self.pidfd)
@@ -150,25 +167,48 @@ def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path
         OSError: the interpreter cannot be started.
     """
     console = open_append(run.console_log(stage.name, attempt))
+    environment = engine_environment(run, stage)
+    words = [interpreter_of(stage), "-m", program_of(stage), str(stage_json)]
+    if launch_of(stage).launcher:
+        words = launched(words, stage, run, read_stage_file(stage_json).inputs.values(), environment)
     try:
         child = subprocess.Popen(
-            [stage.python or sys.executable, "-m", program_of(stage), str(stage_json)],
+            words,
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,
             cwd=stage_json.parent,
-            env=engine_environment(run, stage),
+            env=environment,
             start_new_session=True,
         )
     finally:
         os.close(console)
     pidfd = os.pidfd_open(child.pid)
     identity = Identity.of(child.pid) or Identity(child.pid, 0, "")
-    kills = MemoryKills.read(child.pid)
+    engine = EngineProcess(stage.name, attempt, identity, child, pidfd, MemoryKills.read(child.pid))
+    if launch_of(stage).launcher:
+        engine.launcher, engine.behind = launch_of(stage).launcher[0], stage_json
+    _write_identity(run, engine)
+    return engine
+
+
+def find_behind_launcher(run: RunDir, engine: EngineProcess) -> bool:
+    """Find the engine that a launcher has started, if it is there now; from then on `identity` is the engine's own."""
+    if engine.behind is None:
+        return False
+    found = _by_command(RunMark.of(run), str(engine.behind))
+    if found is None:
+        return False
+    engine.identity, engine.kills, engine.behind = found, MemoryKills.read(found.pid), None
+    _write_identity(run, engine)
+    return True
+
+
+def _write_identity(run: RunDir, engine: EngineProcess) -> None:
     with suppress(OSError):  # on a full disk, the engine is found by its command line instead
-        known = {**vars(identity), "memory_kills": dict(kills.groups)}
-        write_durably(run.engine_json(stage.name, attempt), json.dumps(known).encode())
-    return EngineProcess(stage.name, attempt, identity, child, pidfd, kills)
+        known = {**vars(engine.identity), "memory_kills": dict(engine.kills.groups)}
+        known |= {"launcher": engine.launcher} if engine.launcher else {}
+        write_durably(run.engine_json(engine.stage, engine.attempt), json.dumps(known).encode())
 
 
 def find_engine(run: RunDir, stage: str, attempt: int) -> EngineProcess | None:
@@ -176,10 +216,13 @@ def find_engine(run: RunDir, stage: str, attempt: int) -> EngineProcess | None:
 
     It must carry the run's mark: what the folder says about processes may have been written by another user.
     """
-    mark = RunMark.of(run)
-    identity = _recorded(run.engine_json(stage, attempt))
-    if identity is None or not identity.is_alive():
-        identity = _by_command(mark, str(run.stage_json(stage, attempt)))
+    mark, stage_json = RunMark.of(run), run.stage_json(stage, attempt)
+    identity, launcher = _recorded(run.engine_json(stage, attempt)), launcher_of(run.engine_json(stage, attempt))
+    behind = None
+    if identity is None or launcher or not identity.is_alive():
+        found = _by_command(mark, str(stage_json))
+        behind = stage_json if launcher and found is None else None
+        identity = found or identity
     if identity is None:
         return None
     try:
@@ -190,7 +233,7 @@ def find_engine(run: RunDir, stage: str, attempt: int) -> EngineProcess | None:
     if not (identity.is_alive() and mark.is_carried_by(identity.pid) and identity.is_alive()):
         os.close(pidfd)
         return None
-    return EngineProcess(stage, attempt, identity, None, pidfd, MemoryKills.read(identity.pid))
+    return EngineProcess(stage, attempt, identity, None, pidfd, MemoryKills.read(identity.pid), launcher, behind)
 
 
 def engine_lives(run: RunDir, stage: str, attempt: int) -> bool:
@@ -233,8 +276,8 @@ def _by_command(mark: RunMark, stage_json: str) -> Identity | None:
     for process in psutil.process_iter(["pid"]):
         try:
             command = process.cmdline()
-            if stage_json not in command or "-m" not in command or _TORCHELASTIC in process.environ():
-                continue
+            if command[1:2] != ["-m"] or command[3:] != [stage_json] or _TORCHELASTIC in process.environ():
+                continue  # a launcher's command ends in the same words
             if mark.is_carried_by(process.pid):
                 return Identity.of(process.pid)
         except (psutil.Error, OSError):
@@ -242,12 +285,24 @@ def _by_command(mark: RunMark, stage_json: str) -> Identity | None:
     return None
 
 
-def exit_reason(status: int | None, sent: Rung = "none") -> tuple[EndReason, str]:
+def exit_status(engine: EngineProcess) -> int | None:
+    """The exit status of an engine that has ended, negative for a signal; None if this process did not start it.
+
+    A launcher repeats a signal that ended the engine as 128 and its number, as shells do.
+    """
+    if engine.child is None:
+        return None
+    status = engine.child.wait()
+    return 128 - status if engine.launcher and 128 < status <= 128 + signal.NSIG else status
+
+
+def exit_reason(status: int | None, sent: Rung = "none", launcher: str = "") -> tuple[EndReason, str]:
     """Reason and detail of an exit status, for an engine that recorded no reason.
 
     Args:
         status: the exit status, negative for a signal; None if this process did not start the engine.
         sent: the signal that this supervisor sent to it.
+        launcher: the program that started the engine; empty if the supervisor did.
     """
     ours = {"none": None, "term": signal.SIGTERM, "kill": signal.SIGKILL}[sent]
     if status is None and ours is not None:
@@ -260,4 +315,7 @@ def exit_reason(status: int | None, sent: Rung = "none") -> tuple[EndReason, str
             return EndReason.KILLED, f"killed by {name}, which the supervisor sent"
         sender = ", sender unknown (out of memory, or a kill command)" if status == -signal.SIGKILL else ""
         return EndReason.KILLED, f"killed by {name}{sender}"
+    if launcher:
+        name = printable(Path(launcher).name, 40)
+        return EndReason.DIED, f"{name} exited with status {status}, and the engine gave no reason; see console.log"
     return EndReason.DIED, f"exited with status {status} without an error message; see console.log"

@@ -84,7 +84,7 @@ def kill_tree(
     Args:
         run_root: the run directory, with which its processes are marked.
         roots: engines that this process started.
-        term_grace_s: seconds between the two signals.
+        term_grace_s: seconds between the two signals; 0 sends KILL alone.
         keep: children whose exit status the caller collects.
         wait: waits for a number of seconds.
 
@@ -92,7 +92,7 @@ def kill_tree(
         pids that are left; empty unless a process is stuck in the kernel.
     """
     deadline_s = time.monotonic() + term_grace_s
-    for target in run_processes(run_root, roots):
+    for target in run_processes(run_root, roots) if term_grace_s else ():
         signal_process(target, signal.SIGTERM)
     while time.monotonic() < deadline_s and run_processes(run_root, roots):
         reap_children(keep)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from cockpit.provenance.mark import launcher_of
 from cockpit.runs.state import RunState
 from cockpit.runs.summaries import exit_facts
 from cockpit.schedule.checkpoint_choice import CheckpointChoice, choose_checkpoint
@@ -247,13 +248,14 @@ class Supervisor:
         before_s = _children_cpu_s()
         status = self.watch.until_end(engine, launch_of(self.plan.stage(engine.stage)))
         used_s = round(_children_cpu_s() - before_s, 3) if engine.child is not None else None
-        self._kill_rest(engine.stage)
+        # An engine whose launcher was killed has no time to record that it was asked to stop: that is not why it ends.
+        self._kill_rest(engine.stage, term_grace_s=0.0 if engine.launcher and (status or 0) < 0 else 1.0)
         self._record_end(engine.stage, engine.attempt, status, used_s, engine.kills)
         engine.close()
 
-    def _kill_rest(self, stage: str) -> None:
+    def _kill_rest(self, stage: str, term_grace_s: float = 1.0) -> None:
         """End the processes that an ended engine had started: they would hold memory and the attempt's lock."""
-        left = kill_tree(self.run.root, [], term_grace_s=1.0)
+        left = kill_tree(self.run.root, [], term_grace_s=term_grace_s)
         if left:
             self.writer.emit(Warned(message=f"could not kill processes of {stage}: {left}", stage=stage))
 
@@ -267,10 +269,10 @@ class Supervisor:
     ) -> None:
         self.read_facts()
         known = self.facts.stage(stage).attempt(attempt).engine_reason
-        cause = self._cause_of_ranks(stage, attempt)
+        cause, launcher = self._cause_of_ranks(stage, attempt), launcher_of(self.run.engine_json(stage, attempt))
         if cause is not None:
             known, status = EndReason.NOT_GIVEN, cause.exit
-        reason, detail = (known, "") if known else exit_reason(status, self.watch.ladder.sent)
+        reason, detail = (known, "") if known else exit_reason(status, self.watch.ladder.sent, launcher)
         if cause is not None:
             reason, detail = cause.reason, cause.detail
         elif not known and (elsewhere := end_elsewhere(self.run, stage, attempt)) is not None:

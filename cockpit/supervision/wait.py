@@ -6,7 +6,7 @@ import select
 import signal
 import time
 
-from cockpit.supervision.engine_process import EngineProcess
+from cockpit.supervision.engine_process import EngineProcess, exit_status, find_behind_launcher
 from cockpit.supervision.engine_watch import EngineWatch
 from cockpit.supervision.process_tree import kill_tree, signal_process
 from cockpit.supervision.relay import Relay
@@ -22,6 +22,8 @@ from recipes import quantities
 from recipes.stages.launch.fields import Launch
 
 TICK_S = 0.25
+LAUNCHER_LOOK_S = 1.0
+"""Between two looks whether a launcher has started its engine; an image may have to be downloaded first."""
 SETTLED_NS = 2_000_000_000
 
 
@@ -38,6 +40,7 @@ class Watch:
         self._listed: tuple[int, ...] | None = None
         self._said: int | None = None
         self.misplaced = ""
+        self._look_s = 0.0
 
     def until_end(self, engine: EngineProcess, asked: Launch | None = None) -> int | None:
         """Wait for the engine; returns its exit status, or None if it is not a child of this process.
@@ -52,17 +55,26 @@ class Watch:
             progress.hear(self.relay.pump())
             self._escalate(engine, progress.longest_step_s)
             self.sampler.check()
+            self._look_behind_launcher(engine)
             progress.look(time.monotonic())
             if progress.misplaced and not self.misplaced:
                 self.misplaced = progress.misplaced
-                kill_tree(self.run.root, [engine.identity], term_grace_s=0.0, keep=frozenset({engine.identity.pid}))
+                kill_tree(self.run.root, [engine.identity], term_grace_s=0.0, keep=engine.reaped)
             if engine.pidfd in readable:
                 break
             if readable:
                 time.sleep(0.01)  # collect a burst: a wake-up for every line would cost more than the lines
         self.relay.pump()
         self.sampler.watch(None)
-        return engine.child.wait() if engine.child is not None else None
+        return exit_status(engine)
+
+    def _look_behind_launcher(self, engine: EngineProcess) -> None:
+        """Once a launcher has started the engine, watch and signal that one."""
+        now_s = time.monotonic()
+        if engine.behind is not None and now_s >= self._look_s:
+            self._look_s = now_s + LAUNCHER_LOOK_S
+            if find_behind_launcher(self.run, engine):
+                self.sampler.watch(engine.identity.pid, engine.stage)
 
     def between_engines(self) -> None:
         """One turn of the work while no engine runs: screens, the sampler, and new requests."""
@@ -87,8 +99,7 @@ class Watch:
         elif rung == "kill":
             self._record("the engine did not end on TERM: killing its process tree", engine)
             # `until_end` collects the engine's exit status: if another call reaped the child, Popen would report 0.
-            keep = frozenset({engine.identity.pid})
-            kill_tree(self.run.root, [engine.identity], term_grace_s=0.0, keep=keep)
+            kill_tree(self.run.root, [engine.identity], term_grace_s=0.0, keep=engine.reaped)
 
     def _say_the_wait(self, engine: EngineProcess, step_s: float | None) -> None:
         """Say once how long a stop waits for an engine whose steps are long."""

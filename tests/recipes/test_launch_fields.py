@@ -62,3 +62,25 @@ def test_where_processes_meet_is_not_part_of_a_fingerprint() -> None:
     assert fingerprint(stage, []) == fingerprint(moved, [])
     assert fingerprint(alone, []) == fingerprint({"kind": "pretrain"}, [])
     assert fingerprint(alone, []) != fingerprint(stage, [])
+
+
+@pytest.mark.parametrize(
+    ("launcher", "says"),
+    [
+        (["docker", "image"], "launch.launcher — docker needs run and an image"),
+        (["docker", "run"], "launch.launcher — docker needs run and an image"),
+        (["/usr/bin/apptainer", "run", "image"], "launch.launcher — apptainer needs exec and an image"),
+        (["./wrap", "a"], "launch.launcher — the program is neither a name nor a whole path"),
+        (["numactl", ""], "launch.launcher — not a word of a command"),
+        (["numactl", "a\0b"], "launch.launcher — not a word of a command"),
+    ],
+)
+def test_a_launcher_that_cannot_start_an_engine_is_refused(launcher: list[str], says: str) -> None:
+    (problem,) = Launch(launcher=launcher).problems(ABLE, "fake")
+    assert problem.startswith(says)
+
+
+def test_a_launcher_is_not_part_of_a_fingerprint() -> None:
+    alone = {"kind": "pretrain", "launch": Launch().model_dump()}
+    launched = {"kind": "pretrain", "launch": Launch(launcher=["docker", "run", "image"]).model_dump()}
+    assert fingerprint(launched, []) == fingerprint(alone, []) == fingerprint({"kind": "pretrain"}, [])

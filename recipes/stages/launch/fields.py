@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import model_validator
@@ -17,6 +18,9 @@ SINGLE, DDP, FSDP2 = "single", "ddp", "fsdp2"
 _ENDPOINT = re.compile(r"(\[[0-9A-Fa-f:.%a-z]{2,60}\]|[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?):([0-9]{1,5})")
 """HOST:PORT with a name, an IPv4 address, or an IPv6 address in brackets."""
 _MOST_PORT = 65_535
+_MOST_WORD = 4096
+CONTAINERS = {"docker": "run", "podman": "run", "apptainer": "exec", "singularity": "exec"}
+"""Programs that start a command in a container, with the word after which their options follow."""
 
 
 class Launch(Strict):
@@ -55,6 +59,21 @@ class Launch(Strict):
         " weights, gradients and optimizer state. single is one process.",
     )
 
+    launcher: list[str] = setting(
+        default_factory=list,
+        section="Launch",
+        at_resume="change",
+        max_length=100,
+        help="Words before the command of the engine: a program that starts it, such as docker run IMAGE or numactl"
+        " --cpunodebind=0. For docker, podman and apptainer, Cockpit adds the mounts, the user and the environment.",
+    )
+
+    @property
+    def container(self) -> str:
+        """The program that starts the engine in a container; empty without a container."""
+        name = Path(self.launcher[0]).name if self.launcher else ""
+        return name if name in CONTAINERS else ""
+
     @property
     def world_size(self) -> int:
         """Processes on all hosts together."""
@@ -76,6 +95,7 @@ class Launch(Strict):
             kind: of the stage.
         """
         shared = [name for name in able if name != SINGLE]
+        yield from self._launcher_problems()
         if self.strategy not in able:
             yield (
                 f"launch.strategy — the engine of {kind} does not have it; got {self.strategy}; allowed:"
@@ -101,6 +121,21 @@ class Launch(Strict):
                 yield f"launch.rendezvous — one process meets no other; got {got}; allowed: leave it out"
         elif self.nodes > 1:
             yield "launch.rendezvous — needed for several hosts; got none; allowed: HOST:PORT of the first host"
+
+    def _launcher_problems(self) -> Iterator[str]:
+        wrong = [word for word in self.launcher if not word or "\0" in word or len(word) > _MOST_WORD]
+        if wrong:
+            got = shown(wrong[0][:80])
+            yield f"launch.launcher — not a word of a command; got {got}; allowed: words without a null character"
+        elif self.launcher and "/" in self.launcher[0] and not self.launcher[0].startswith("/"):
+            got = shown(self.launcher[0])
+            yield f"launch.launcher — the program is neither a name nor a whole path; got {got}; allowed: /…/program"
+        command = CONTAINERS.get(self.container)
+        if command and command not in self.launcher[1:-1]:
+            yield (
+                f"launch.launcher — {self.container} needs {command} and an image; got {shown(self.launcher)}; allowed:"
+                f' ["{self.container}", "{command}", …, "IMAGE"]'
+            )
 
 
 class LaunchFields(StageFields):
