@@ -71,7 +71,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "judge_url": None,
     "keywords": [],
     "label_smoothing_factor": 0.0,
-    "launch": {"processes": 1, "nodes": 1, "rendezvous": "", "strategy": "single"},
+    "launch": {"processes": 1, "nodes": 1, "rendezvous": "", "strategy": "single", "launcher": []},
     "languages": ["python", "c", "cpp", "javascript", "typescript", "go", "rust", "java"],
     "layers_to_transform": [],
     "licenses": [],

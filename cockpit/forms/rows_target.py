@@ -10,7 +10,6 @@ from typing import Any
 
 from cockpit.forms.find import load_wanted
 from cockpit.planning.data_look import rows_place, through_stages, tokenizer_of
-from cockpit.planning.interpreter import interpreter_here
 from cockpit.runs.find import find_run
 from cockpit.schedule.resolved_recipe import InputRef, RunRecipe
 from engines.look.row_view import RowsJob
@@ -22,6 +21,7 @@ from recipes.problems import OperatorError, printable
 from recipes.spelling import spell
 from recipes.stages.data_fields import ReadFields
 from recipes.stages.fields import StageFields
+from recipes.stages.launch.fields import interpreter_here
 from recipes.stages.registry import output_of
 
 _OF_RECIPE = re.compile(r"(?P<recipe>.+?)(?::(?P<stage>[a-z0-9-]{1,40}))?")

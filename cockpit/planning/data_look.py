@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 
-from cockpit.planning.interpreter import interpreter_here
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
 from engines.inputs.code_or_rows import asks_about_code
 from engines.inputs.command import missing_of_command
@@ -31,6 +30,7 @@ from recipes.problems import OperatorError, Problem, printable
 from recipes.stages.data_fields import ReadFields
 from recipes.stages.fields import StageFields
 from recipes.stages.finetune import FinetuneFields
+from recipes.stages.launch.fields import interpreter_here
 from recipes.stages.merge import MergeStage
 from recipes.stages.prepare import PrepareMessages
 

@@ -54,10 +54,10 @@ class LiveRunScreen(RunScreen):
 
     def _advance(self, passed_s: float) -> None:  # noqa: ARG002 - a replay moves its playhead by it
         if self.source.reading is not None:
-            self._read()
+            self.read_new()
             self._keep_supervised()
         elif not self.frozen:
-            self._read()
+            self.read_new()
 
     def _stamp(self, run_state: RunStatus, health: Health) -> tuple[object, ...]:
         return (*super()._stamp(run_state, health), self.frozen)
@@ -79,7 +79,7 @@ class LiveRunScreen(RunScreen):
         """
         if not isinstance(self.source, LiveSource) or not self.source.live or self._adopting:
             return
-        if self._may_read and self.source.reading is None:
+        if self.may_read and self.source.reading is None:
             self._adopting = True
             self.run_worker(self._adopt, thread=True, exit_on_error=False, group="supervision")
 
@@ -138,7 +138,7 @@ class LiveRunScreen(RunScreen):
             return
         at = next(n for n, s in enumerate(stages) if s.name == stage.name)
         self._stage_name = stages[min(len(stages) - 1, max(0, at + by))].name
-        self._new_picture()
+        self.new_picture()
 
     def action_log_edge(self, end: int) -> None:
         log = self.query_one(LogView)

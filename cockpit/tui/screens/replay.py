@@ -34,7 +34,7 @@ class ReplayScreen(RunScreen):
 
     def _advance(self, passed_s: float) -> None:
         if self.source.reading is not None:
-            self._read()
+            self.read_new()
         elif self.playback is not None:
             self.playback.tick(min(passed_s, 1.0))
 
@@ -50,8 +50,8 @@ class ReplayScreen(RunScreen):
 
     def _paint_position(self, width: int, colours: dict[str, str]) -> None:
         if self.playback is not None:
-            self._line("timeline", timeline(self.playback, width, colours))
-            self._line("transport", transport_line(self.playback, width, colours))
+            self.show_line("timeline", timeline(self.playback, width, colours))
+            self.show_line("transport", transport_line(self.playback, width, colours))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer the playhead's keys once the journal is read."""
@@ -62,7 +62,7 @@ class ReplayScreen(RunScreen):
     def action_play(self) -> None:
         if self.playback is not None:
             self.playback.toggle()
-            self._last_tick_s = self._clock()
+            self.last_tick_s = self.clock()
             self.paint()
 
     def action_seek(self, by: int) -> None:

@@ -96,8 +96,8 @@ class RunScreen(Screen[None]):
         self.page = 0
         self._pages = 1
         self._stage_name: str | None = None
-        self._clock = clock
-        self._last_tick_s = clock()
+        self.clock = clock
+        self.last_tick_s = clock()
         self._facts: dict[str, Any] | None = None
         self._painted: tuple[object, ...] = ()
         self._painted_version, self._painted_s = -1, -PAINT_S
@@ -105,7 +105,7 @@ class RunScreen(Screen[None]):
         self._console_lines: tuple[object, list[str]] | None = None
         self._alert_rows = 0
         self._planned: dict[str, PlannedStage] | None = None
-        self._may_read = False
+        self.may_read = False
         self._reads_soon = False
 
     # ---- the state, stage and fields on the screen
@@ -182,14 +182,14 @@ class RunScreen(Screen[None]):
 
     def _begin_to_read(self) -> None:
         """Read, now that the screen is drawn: a long journal takes seconds."""
-        self._may_read = True
+        self.may_read = True
         self.tick()
 
     def on_unmount(self) -> None:
         self.source.close()
 
     def on_screen_resume(self) -> None:
-        self._last_tick_s = self._clock()
+        self.last_tick_s = self.clock()
         self.paint(force=True)
 
     def on_resize(self) -> None:
@@ -204,18 +204,18 @@ class RunScreen(Screen[None]):
 
     def tick(self) -> None:
         """Read new events within the time budget and paint what changed, also under a dialog."""
-        now_s = self._clock()
-        if not self._may_read or is_covered(self):
+        now_s = self.clock()
+        if not self.may_read or is_covered(self):
             return
-        passed_s, self._last_tick_s = now_s - self._last_tick_s, now_s
+        passed_s, self.last_tick_s = now_s - self.last_tick_s, now_s
         self._advance(passed_s)
         self.paint()
 
     def _advance(self, passed_s: float) -> None:  # noqa: ARG002 - a replay moves its playhead by it
         """Come to what is new since the last tick."""
-        self._read()
+        self.read_new()
 
-    def _read(self) -> None:
+    def read_new(self) -> None:
         """Read new events within the time budget; the rest follows after keys are handled."""
         end_s = time.monotonic() + BUDGET_S
         self.source.poll()
@@ -252,7 +252,7 @@ class RunScreen(Screen[None]):
     def _paint_reading(self, share: float) -> None:
         """Show how much of the journal was read, and nothing that the rest of it could contradict."""
         parts = [Part(0, f"reading {fmt.percent(share)}", "accent"), Part(3, safe_text(self.run_dir.name, 40))]
-        self._line("status", status_line(parts, self.size.width, palette(self.app.theme_variables)))
+        self.show_line("status", status_line(parts, self.size.width, palette(self.app.theme_variables)))
 
     def _stamp(self, run_state: RunStatus, health: Health) -> tuple[object, ...]:
         """What the picture depends on, except new records of a live run, which may wait for the next picture."""
@@ -277,8 +277,8 @@ class RunScreen(Screen[None]):
         if self._pages > 1:
             rank = 8 if self.page == 0 else 2
             parts.append(Part(rank, f"charts {self.page + 1}/{self._pages} (v)", "text-muted"))
-        self._line("status", status_line(parts, width, colours))
-        self._line(
+        self.show_line("status", status_line(parts, width, colours))
+        self.show_line(
             "strip",
             stage_strip(state.stages, stage.name if stage else None, width, colours, lost=run_state == RunStatus.LOST),
         )
@@ -295,7 +295,7 @@ class RunScreen(Screen[None]):
     def _paint_position(self, width: int, colours: dict[str, str]) -> None:
         """Paint how far the stage that is shown has come."""
         stage = self.stage
-        self._line("bar", progress_bar(stage.fraction if stage else None, width, colours))
+        self.show_line("bar", progress_bar(stage.fraction if stage else None, width, colours))
 
     def _paint_alerts(self, found: list[str], run_state: RunStatus, width: int, colours: dict[str, str]) -> None:
         """Problems, and why the run ended: wrapped, with the end of console.log."""
@@ -360,7 +360,7 @@ class RunScreen(Screen[None]):
         for number, chart in enumerate(self.charts):
             chart.display = number in found.shown
 
-    def _line(self, name: str, text: Text) -> None:
+    def show_line(self, name: str, text: Text) -> None:
         self.query_one(f"#{name}", Lines).show([text])
 
     # ---- keys that change the view
@@ -394,7 +394,7 @@ class RunScreen(Screen[None]):
         if self._pages > 1:
             self.page = (self.page + 1) % self._pages
             self.chosen = 0
-            self._new_picture()
+            self.new_picture()
 
     def action_zoom(self, factor: float) -> None:
         self.options.zoom = min(1.0, max(1 / 1024, self.options.zoom * factor))
@@ -414,7 +414,7 @@ class RunScreen(Screen[None]):
         self._stage_name = None
         self.options.zoom, self.options.cursor = 1.0, None
         self.maximised, self.chosen, self.page = False, 0, 0
-        self._new_picture()
+        self.new_picture()
 
     def action_log_scroll(self, by: int) -> None:
         self.query_one(LogView).scroll_rows(by)
@@ -453,7 +453,7 @@ class RunScreen(Screen[None]):
         self.page = min(self.page, self._pages - 1)
         return found[self.page * CHARTS :][:CHARTS]
 
-    def _new_picture(self) -> None:
+    def new_picture(self) -> None:
         for chart in self.charts:
             chart.fit()
         self.paint(force=True)

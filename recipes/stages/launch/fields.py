@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -166,3 +167,8 @@ class LaunchFields(StageFields):
 def launch_of(stage: StageFields) -> Launch:
     """The launch of a stage; one process for a stage without the table."""
     return stage.launch if isinstance(stage, LaunchFields) else Launch()
+
+
+def interpreter_here(stage: StageFields) -> str:
+    """The interpreter on this machine that looks at a stage's data: its own, or Cockpit's for one in a container."""
+    return sys.executable if launch_of(stage).container else stage.python or sys.executable
