@@ -2,21 +2,28 @@
 
 Seed 1's job, scaled down: LoRA of rank 8 on the attention projections, short conversations against a long `max_length`,
 the loss on answers. Every arm computes the same rows with the same optimizer from the same weights. The arms of the
-engine are whole Trainer steps with guards and events; the others are bare loops.
+engine are whole Trainer steps with guards and events; the others are bare loops. Each has a process that starts as the
+product starts it: an engine with an engine's environment, a bare loop with this one's. One computes at a time.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import os
 import random
+import resource
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cockpit.supervision.freed_memory import keep_freed_memory
 
 LENGTH, ROWS, BATCH = 2048, 8, 2
 SHAPE = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 11}
@@ -25,6 +32,18 @@ MODEL: dict[str, Any] = {**SHAPE, "num_attention_heads": 8, "num_key_value_heads
 LORA: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 RATE = 1e-3
 BASE = "FP32, padded to max_length"
+BARE: dict[str, dict[str, Any]] = {
+    BASE: {"narrow": False, "autocast": False, "padded_to": LENGTH},
+    "BF16 autocast, padded to max_length": {"narrow": False, "autocast": True, "padded_to": LENGTH},
+    "BF16 weights, padded to the longest of 2": {"narrow": True, "autocast": True, "padded_to": 0},
+    "BF16 weights, bare loop row by row": {"narrow": True, "autocast": True, "padded_to": None},
+}
+ENGINES: dict[str, dict[str, Any]] = {
+    "engine, defaults of before: FP32, padded to the longest of 2": {"padding_free": False, "bf16": False},
+    "engine, FP32 without padding": {"bf16": False},
+    "**engine, defaults**": {},
+}
+"""The arms by name: arguments of `_bare`, and fields of a stage."""
 
 
 @dataclass
@@ -32,12 +51,47 @@ class Arm:
     """One way to train. `round` trains on a window of rows twice and returns wall and CPU seconds of the second time;
     the weights continue from round to round."""
 
-    name: str
     model: Any
     autocast: bool
     round: Callable[[list[Any]], tuple[float, float]]
-    wall_s: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
+
+
+class Process:
+    """An arm in a process of its own, which waits between its rounds."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        command = [sys.executable, "-m", "bench.levers", "--arm", name, "--threads", str(threads)]
+        kept = keep_freed_memory(os.environ) if name in ENGINES else {}
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **kept}
+        )
+        self.name = name
+        self.wall_s: list[float] = []
+        self.cpu_s: list[float] = []
+        self.threads = int(self._answer()["threads"])
+
+    def round(self) -> None:
+        """Let it compute one round."""
+        found = self._ask("round")
+        self.wall_s.append(found["wall_s"])
+        self.cpu_s.append(found["cpu_s"])
+
+    def end(self) -> dict[str, float]:
+        """The process's `loss` on held-out rows, number of `parameters`, and most memory, `rss_mib`; it ends."""
+        found = self._ask("end")
+        self._child.wait()
+        return found
+
+    def _ask(self, what: str) -> dict[str, float]:
+        assert self._child.stdin is not None, "it is a pipe"
+        self._child.stdin.write(what + "\n")
+        self._child.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, float]:
+        assert self._child.stdout is not None, "it is a pipe"
+        found: dict[str, float] = json.loads(self._child.stdout.readline())
+        return found
 
 
 def main() -> int:
@@ -45,44 +99,63 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.levers", description=__doc__)
     parser.add_argument("--rounds", type=int, default=4, help="times that each arm trains on the window")
     parser.add_argument("--threads", type=int, default=0, help="0: the number that torch chooses")
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.arm:
+        return _compute(options.arm, options.threads)
+    return _measure([Process(name, options.threads) for name in (*BARE, *ENGINES)], options.rounds)
+
+
+def _compute(name: str, threads: int) -> int:
+    """Compute the rounds of one arm, at each line of standard input."""
     import torch
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    if threads:
+        torch.set_num_threads(threads)
+    answers, sys.stdout = sys.stdout, sys.stderr
     with tempfile.TemporaryDirectory() as folder:
-        arms = _arms(Path(folder))
-        return _measure(arms, options.rounds)
+        arm = _bare(**BARE[name]) if name in BARE else _engine(ENGINES[name], Path(folder))
+
+        def answer(**values: float) -> None:
+            answers.write(json.dumps(values) + "\n")
+            answers.flush()
+
+        answer(threads=torch.get_num_threads())
+        for line in sys.stdin:
+            if line.strip() == "end":
+                break
+            wall_s, cpu_s = arm.round(_rows(seed=0))
+            answer(wall_s=wall_s, cpu_s=cpu_s)
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        parameters = sum(parameter.numel() for parameter in arm.model.parameters())
+        answer(loss=_loss(arm, _rows(seed=99)), rss_mib=used, parameters=parameters)
+    return 0
 
 
-def _measure(arms: list[Arm], rounds: int) -> int:
+def _measure(arms: list[Process], rounds: int) -> int:
     import torch
 
-    held_out = _rows(seed=99)
     for number in range(rounds):
-        window = _rows(seed=0)
         for arm in arms:
-            took_s, worked_s = arm.round(window)
-            arm.wall_s.append(took_s)
-            arm.cpu_s.append(worked_s)
+            arm.round()
         sys.stderr.write(f"round {number + 1} of {rounds}\n")
     tokens = sum(len(row.input_ids) for row in _rows(seed=0))
     fill = tokens / (ROWS * LENGTH)
-    parameters = sum(parameter.numel() for parameter in arms[0].model.parameters())
     base = next(arm for arm in arms if arm.name == BASE)
+    found = {arm.name: arm.end() for arm in arms}
     out = sys.stdout.write
-    out(f"{parameters / 1e6:.1f} M parameters, {fill:.0%} fill, windows of {ROWS} rows, {rounds} interleaved rounds")
-    out(f", the second of two steps each, {torch.get_num_threads()} threads, torch {torch.__version__}\n\n")
-    out(
-        "| arm | real tok/s | ratio, best | ratio, median | ratio, CPU | validation loss |\n|---|---|---|---|---|---|\n"
-    )
+    out(f"{found[BASE]['parameters'] / 1e6:.1f} M parameters, {fill:.0%} fill, windows of {ROWS} rows, {rounds} rounds")
+    out(f" in turns, the second of two steps each, {base.threads} threads, torch {torch.__version__}\n\n")
+    out("| arm | real tok/s | ratio, best | ratio, median | ratio, CPU | validation loss | most memory |\n")
+    out("|---|---|---|---|---|---|---|\n")
     for arm in arms:
         wall, cpu = sorted(arm.wall_s), sorted(arm.cpu_s)
         base_wall, base_cpu = sorted(base.wall_s), sorted(base.cpu_s)
         middle = len(wall) // 2
         figures = (base_wall[0] / wall[0], base_wall[middle] / wall[middle], base_cpu[0] / cpu[0])
         shown = " | ".join(f"{figure:.2f}" for figure in figures)
-        out(f"| {arm.name} | {tokens / wall[0]:.0f} | {shown} | {_loss(arm, held_out):.4f} |\n")
+        loss, memory = found[arm.name]["loss"], found[arm.name]["rss_mib"]
+        out(f"| {arm.name} | {tokens / wall[0]:.0f} | {shown} | {loss:.4f} | {memory:.0f} MiB |\n")
     return 0
 
 
@@ -119,22 +192,7 @@ def _model(narrow: bool) -> Any:
     return adapted
 
 
-def _arms(folder: Path) -> list[Arm]:
-    arms = [
-        _bare(BASE, narrow=False, autocast=False, padded_to=LENGTH),
-        _bare("BF16 autocast, padded to max_length", narrow=False, autocast=True, padded_to=LENGTH),
-        _bare("BF16 weights, padded to the longest of 2", narrow=True, autocast=True, padded_to=0),
-        _bare("BF16 weights, bare loop row by row", narrow=True, autocast=True, padded_to=None),
-    ]
-    engines: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("engine, defaults of before: FP32, padded to the longest of 2", {"padding_free": False, "bf16": False}),
-        ("engine, FP32 without padding", {"bf16": False}),
-        ("**engine, defaults**", {}),
-    )
-    return arms + [_engine(name, fields, folder / str(number)) for number, (name, fields) in enumerate(engines)]
-
-
-def _bare(name: str, *, narrow: bool, autocast: bool, padded_to: int | None) -> Arm:
+def _bare(*, narrow: bool, autocast: bool, padded_to: int | None) -> Arm:
     """A hand-written loop. Padded to a length, to the longest of a batch (0), or row by row (None)."""
     import torch
 
@@ -161,7 +219,7 @@ def _bare(name: str, *, narrow: bool, autocast: bool, padded_to: int | None) -> 
         step(rows, optimizer)
         return time.perf_counter() - wall, time.process_time() - cpu
 
-    return Arm(name, model, autocast, one_round)
+    return Arm(model, autocast, one_round)
 
 
 def _inputs(rows: list[Any], padded_to: int | None) -> dict[str, Any]:
@@ -177,7 +235,7 @@ def _inputs(rows: list[Any], padded_to: int | None) -> dict[str, Any]:
     return {name: tensor[: len(rows)] for name, tensor in kept.items()}
 
 
-def _engine(name: str, fields: dict[str, Any], folder: Path) -> Arm:
+def _engine(fields: dict[str, Any], folder: Path) -> Arm:
     """Steps of the fine-tuning engine: its own precision, collator, Trainer, guards and events."""
     from engines.finetune.rows import collator
     from engines.forward.arrangement import PADDED, arrange
@@ -222,7 +280,7 @@ def _engine(name: str, fields: dict[str, Any], folder: Path) -> Arm:
         (wall, cpu), (wall_after, cpu_after) = marks
         return wall_after - wall, cpu_after - cpu
 
-    return Arm(name, model, precision.bf16, one_round)
+    return Arm(model, precision.bf16, one_round)
 
 
 def _loss(arm: Arm, rows: list[Any]) -> float:

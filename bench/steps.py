@@ -8,9 +8,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench.rows import Row
@@ -69,8 +70,8 @@ def measure() -> list[Row]:
     return rows
 
 
-def model_of(way: Way) -> Any:
-    """The model of a way, with the same new weights each time."""
+def model_of(way: Way, fields: Mapping[str, int] = MappingProxyType({})) -> Any:
+    """The model of a way, with the same new weights each time; `fields` differ from the stage's."""
     import torch
 
     from engines.pretrain.model import build_model
@@ -78,7 +79,7 @@ def model_of(way: Way) -> Any:
     from recipes.stages.pretrain import PretrainStage
 
     torch.manual_seed(0)
-    model = build_model(PretrainStage.model_validate(STAGE), vocab_size=VOCAB, bos_id=1, eos_id=2)
+    model = build_model(PretrainStage.model_validate({**STAGE, **fields}), vocab_size=VOCAB, bos_id=1, eos_id=2)
     if way == "ternary":
         make_ternary(model)
     return model

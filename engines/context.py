@@ -212,6 +212,12 @@ class StageContext(Generic[S_co]):
         while self.world.any((mine := next(own, None)) is not None):
             yield from (found for found in self.world.gather_objects(mine) if found is not None)
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a request or a signal waits in this process; `requests` takes it."""
+        signalled = self._signal is not None and not self._signal_answered
+        return signalled or (self.world.is_first and bool(control.pending(RunDir(self.run_root).control)))
+
     def _own_requests(self, wanted: Callable[[control.Request], bool]) -> Iterator[control.Request]:
         """The requests that this process reads: the first one the operator's, each one its signals."""
         yield from self._read_requests(wanted) if self.world.is_first else ()

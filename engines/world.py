@@ -62,6 +62,14 @@ class World:
         given = list(values)
         return given if self.size == 1 or not given else list(_exchange().reduce_sum(given))
 
+    def sum_later(self, values: Iterable[float]) -> Callable[[], list[float]]:
+        """`reduce_sum` that is exchanged meanwhile: call the result for the sums, in every process."""
+        given = list(values)
+        if self.size == 1 or not given:
+            return lambda: given
+        found: Callable[[], list[float]] = _exchange().sum_later(given)
+        return found
+
     def any(self, fact: bool) -> bool:
         """Whether the fact is true in at least one process."""
         return fact if self.size == 1 else self.reduce_sum([float(fact)])[0] > 0

@@ -17,9 +17,10 @@ import psutil
 from cockpit import CODE_ROOT
 from cockpit.provenance.mark import MAX_IDENTITY_BYTES, RunMark, launcher_of, lives
 from cockpit.schedule.resolved_recipe import RunRecipe
+from cockpit.supervision.freed_memory import keep_freed_memory
 from cockpit.supervision.launcher import interpreter_of, launched
 from cockpit.supervision.memory_kills import MemoryKills
-from cockpit.supervision.shared_cards import CARD_ENV, card_words, engines_on_card, first_card
+from cockpit.supervision.shared_cards import CARD_ENV, DRIVER, card_words, engines_on_card, first_card
 from cockpit.supervision.shared_cores import other_engines, sharing_words
 from cockpit.supervision.stop_ladder import Rung
 from engines.files import open_append, write_durably
@@ -41,6 +42,7 @@ from recipes.problems import printable
 from recipes.stages.fields import DeviceFields, StageFields
 from recipes.stages.launch.fields import launch_of
 from recipes.stages.registry import row_of, tag_of_stage
+from recipes.stages.training import TrainingFields
 
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Variables with the settings of torch's allocator on a GPU: its present name and its earlier one."""
@@ -130,6 +132,8 @@ def engine_environment(run: RunDir, stage: StageFields) -> dict[str, str]:
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # else CUDA numbers the fastest first, and nvidia-smi does not
     if isinstance(stage, DeviceFields):
         environment[CARD_ENV] = first_card(environment)
+    if isinstance(stage, TrainingFields) and not DRIVER.is_dir():
+        environment |= keep_freed_memory(environment)
     return environment
 
 

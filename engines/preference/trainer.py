@@ -99,6 +99,7 @@ class PreferenceTrainer(EngineMixin, DPOTrainer):
     ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor | int | None]:
         """A window, with its pairs and the tokens that its loss counts."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        items = self.of_all_processes(items)
         self._micro_batches = max(1, len(batches))
         own = [batch for batch in batches if FILLER not in batch]
         pairs = sum(_pairs_of(batch) for batch in own)

@@ -7,7 +7,7 @@ nccl.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -38,9 +38,20 @@ def own_device(visible: str | None, local_rank: int) -> str:
 
 def reduce_sum(values: Sequence[float]) -> list[float]:
     """The sums of numbers over the processes, in float64; all processes get the same bits."""
+    return sum_later(values)()
+
+
+def sum_later(values: Sequence[float]) -> Callable[[], list[float]]:
+    """The same, exchanged while this process works on; the result is called for the sums."""
     summed = torch.tensor(values, dtype=torch.float64)
-    distributed.all_reduce(summed)
-    return [float(value) for value in summed.tolist()]
+    work = distributed.all_reduce(summed, async_op=True)
+    assert work is not None, "this process belongs to the group"
+
+    def sums() -> list[float]:
+        work.wait()
+        return [float(value) for value in summed.tolist()]
+
+    return sums
 
 
 def broadcast_object(value: Any, source: int) -> Any:

@@ -336,15 +336,17 @@ class Session:
             self.ctx.phase("training")
         self.faults.after_step(state.global_step)
         self.writer.check()
-        self._do_due_work()
-        handle_requests(self)
+        worked = self._do_due_work()
+        if self.world.size == 1 or measured.asked or worked or self.step >= state.max_steps:
+            handle_requests(self)  # several processes learned with the step's numbers whether one has a request
         if self.step >= state.max_steps and state.max_steps < self.total_steps:
             self._do_due_work()  # an operator has just set the last step to this step
         self.total_steps = state.max_steps
         self.ctx.phase_name = PHASE_TRAINING
         self._end_by_guard()
 
-    def _do_due_work(self) -> None:
+    def _do_due_work(self) -> bool:
+        """Evaluate, sample and save if due; whether any of them was."""
         step, last = self.step, self.last_step
         evaluates = is_due(step, self.eval_every, last)
         tried = is_due(step, self.save_every, last)
@@ -359,6 +361,7 @@ class Session:
             saved = self.writer.last_step == step
         if (saved and evaluates) or (not tried and is_due(step, self.save_every, last)):
             self.save()
+        return tried or evaluates or is_due(step, self.task.sample_steps, last) or is_due(step, self.save_every, last)
 
     def _evaluation_ends_it(self) -> bool:
         """Evaluate; whether early stopping ends the training at this step."""

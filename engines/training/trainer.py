@@ -95,7 +95,8 @@ class Window:
 @dataclass(frozen=True)
 class Measured:
     """The measurements of a step before the optimizer applies it. `learning_rate` is the one it would use, `metrics`
-    what the training's method measured, `losses` the parts of the loss by process."""
+    what the training's method measured, `losses` the parts of the loss by process, `asked` whether a request or a
+    signal waited in any of several processes."""
 
     loss: float
     grad_norm: float
@@ -103,6 +104,7 @@ class Measured:
     window: Window
     metrics: dict[str, float] = field(default_factory=dict)
     losses: tuple[float, ...] = ()
+    asked: bool = False
 
 
 class StepListener(Protocol):
@@ -152,13 +154,17 @@ class EngineMixin:
     lr_scheduler: Any
     get_decay_parameter_names: Callable[[Any], list[str]]
 
+    _counts: Callable[[], list[float]] | None = None
+    """The numbers of the window in all processes, while they are exchanged."""
+
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor | int | None]:
         """Fetch a window, and count its real tokens and its loss tokens.
 
         Returns:
-            The micro-batches, each a table of int64 [batch, length]; and the number of loss tokens, or None.
+            The micro-batches, each a table of int64 [batch, length]; and the number of loss tokens, or None. With
+            several processes, `of_all_processes` makes that number theirs.
         """
         began_s = time.monotonic()
         with self.session.data_wait:
@@ -173,15 +179,18 @@ class EngineMixin:
         counts = [batch.get(LOSS_TOKENS) for batch in batches]
         known_tokens = None if None in counts else sum(count for count in counts if count is not None)
         self.window.loss_tokens = 0 if items is None else int(items) if known_tokens is None else known_tokens
-        if self.world.size > 1:
-            items = self._over_processes(items)
+        if self.world.size > 1:  # the first forward pass does not wait for it
+            self._counts = self.world.sum_later([self.window.tokens, self.window.rows, self.window.loss_tokens])
         return batches, items
 
-    def _over_processes(self, items: torch.Tensor | int | None) -> torch.Tensor | int | None:
-        """Make the window that of all processes; their loss tokens."""
-        window = self.window
-        found = self.world.reduce_sum([window.tokens, window.rows, window.loss_tokens])
-        window.tokens, window.rows, window.loss_tokens = (int(number) for number in found)
+    def of_all_processes(self, items: torch.Tensor | int | None) -> torch.Tensor | int | None:
+        """The loss tokens of the window in all processes; from then on the window's numbers are theirs."""
+        if self.world.size == 1:
+            return items
+        window, counts = self.window, self._counts
+        if counts is not None:
+            self._counts = None
+            window.tokens, window.rows, window.loss_tokens = (int(number) for number in counts())
         return items if items is None else torch.full_like(torch.as_tensor(items), window.loss_tokens)
 
     def get_train_dataloader(self) -> Any:
@@ -244,19 +253,28 @@ class EngineMixin:
 
     def _measure_over_processes(self, norm: float) -> None:
         """Report the step's numbers as all processes together have them: in each the same."""
+        self.of_all_processes(None)
         window, size = self.window, self.world.size
         loss = torch.stack([loss.double() for loss in window.losses]).sum()
         totals = [torch.stack(parts).sum() for each in (window.sums, window.weights) for parts in each.values()]
         own, *rest = torch.stack([loss, *(total.to(loss.device) for total in totals)]).tolist()
         by_process = [0.0] * (2 * size)
         by_process[self.world.rank], by_process[size + self.world.rank] = own, window.data_wait_s
-        found = self.world.reduce_sum([*by_process, *rest])
-        losses, waits, rest = found[:size], found[size : 2 * size], found[2 * size :]
+        asked = float(self.session.ctx.is_asked)
+        found = self.world.reduce_sum([asked, *by_process, *rest])
+        asked, losses, waits, rest = (
+            found[0],
+            found[1 : size + 1],
+            found[size + 1 : 2 * size + 1],
+            found[2 * size + 1 :],
+        )
         window.data_wait_s = max(waits)
         sums, weights = rest[: len(window.sums)], rest[len(window.sums) :]
         means = {name: one / other for name, one, other in zip(window.sums, sums, weights, strict=True)}
         rate = float(self.optimizer.param_groups[0]["lr"])
-        self.session.before_optimizer_step(Measured(sum(losses), norm, rate, window, means, tuple(losses)))
+        self.session.before_optimizer_step(
+            Measured(sum(losses), norm, rate, window, means, tuple(losses), asked=asked > 0)
+        )
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The optimizer of the stage; Trainer's own unless it is Muon. The model is placed before."""
@@ -356,6 +374,7 @@ class RowsMixin:
 
     args: TrainingArguments
     placement: Placement
+    of_all_processes: Callable[[torch.Tensor | int | None], torch.Tensor | int | None]
     arrangement: Arrangement = PADDED
     label_loss: LabelLoss | None = None
     most_tokens: int | None = None
@@ -399,10 +418,14 @@ class RowsMixin:
         items = kwargs.get("num_items_in_batch")
         if self.label_loss is None or items is None or kwargs.get("return_outputs"):
             given = {name: value for name, value in inputs.items() if name not in OWN_KEYS}
+            if items is not None:
+                kwargs["num_items_in_batch"] = self.of_all_processes(items)
             return super().compute_loss(model, given, *args, **kwargs)  # type: ignore[misc]
         smoothing = float(self.args.label_smoothing_factor)
         with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=bool(self.args.bf16)):
-            return self.label_loss.total(model, inputs, smoothing) / items
+            total = self.label_loss.total(model, inputs, smoothing)
+            counted: Any = self.of_all_processes(items)
+            return total / counted
 
 
 class EpochOrder(Sampler[int]):

@@ -18,9 +18,11 @@ from engines.world import world
 
 here = world()
 here.connect()
+later = here.sum_later([here.rank + 2.0])  # other exchanges may begin before its result is asked for
 facts = {
     "rank": here.rank, "size": here.size, "local_rank": here.local_rank, "is_first": here.is_first,
     "sum": here.reduce_sum([here.rank + 1.0, 0.5]), "any": here.any(here.rank == 1),
+    "later": later(),
     "all": [here.all_agree(True), here.all_agree(here.is_first)],
     "decided": here.decided(lambda: {"from": here.rank}), "gathered": here.gather_objects(here.rank * 10),
     "share": list(here.share([0, 1, 2, 3, 4])),
@@ -49,6 +51,7 @@ def test_two_processes_exchange_the_same_facts(tmp_path: Path) -> None:
         assert one["size"] == 2
         assert one["sum"] == [3.0, 1.0]
         assert one["any"]
+        assert one["later"] == [5.0]
         assert one["all"] == [True, False]
         assert one["decided"] == {"from": 0}
         assert one["gathered"] == [0, 10]
@@ -60,6 +63,7 @@ def test_one_process_exchanges_nothing_and_needs_no_group() -> None:
     alone.connect()
     assert alone.is_first
     assert alone.reduce_sum([1.5]) == [1.5]
+    assert alone.sum_later([1.5])() == [1.5]
     assert alone.decided(lambda: 3) == 3
     assert alone.gather_objects("a") == ["a"]
     assert alone.share([1, 2]) == [1, 2]

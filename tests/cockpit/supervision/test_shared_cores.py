@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cockpit.cli import main
 from cockpit.schedule.resolved_recipe import RunRecipe
+from cockpit.supervision import engine_process
 from cockpit.supervision.engine_process import engine_environment, engine_threads
 from cockpit.supervision.shared_cores import other_engines, sharing_words
 from engines.events import Warned
 from engines.run_dir import RunDir
+from recipes.stages.registry import STAGE_TYPES
 from tests.runs.harness import events, fake_recipe, launch_text, nothing_left, wait_for, wait_for_step
+
+STAGES: dict[str, dict[str, Any]] = {
+    "finetune": {"name": "tuned", "kind": "finetune", "model": "base", "data": "rows", "max_steps": 1},
+    "evaluate": {"name": "held-out", "kind": "evaluate", "model": "base", "data": "tokens"},
+}
 
 
 def test_engines_of_other_runs_are_counted_and_the_launch_and_the_log_say_so(
@@ -72,3 +80,21 @@ def test_torch_s_allocator_joins_its_pieces_unless_the_operator_has_set_it(
     assert engine_environment(run, stage)[names[0]] == "expandable_segments:True"
     monkeypatch.setenv(names[1], "max_split_size_mb:128")
     assert names[0] not in engine_environment(run, stage)
+
+
+def test_a_training_on_a_processor_keeps_what_it_frees_and_the_operator_s_setting_has_priority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, other = (STAGE_TYPES[kind].model_validate(fields) for kind, fields in STAGES.items())
+    monkeypatch.setattr(engine_process, "DRIVER", tmp_path / "no-driver")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    run = RunDir(tmp_path)
+    assert "GLIBC_TUNABLES" not in engine_environment(run, other)
+    kept = dict(part.split("=") for part in engine_environment(run, trained)["GLIBC_TUNABLES"].split(":"))
+    assert kept["glibc.malloc.hugetlb"] == "1"
+    assert int(kept["glibc.malloc.trim_threshold"]) > 1 << 36
+    monkeypatch.setattr(engine_process, "DRIVER", tmp_path)
+    assert "GLIBC_TUNABLES" not in engine_environment(run, trained), "the buffers of a training on a GPU lie on the GPU"
+    monkeypatch.setattr(engine_process, "DRIVER", tmp_path / "no-driver")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
+    assert engine_environment(run, trained)["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"

@@ -10,7 +10,7 @@ from transformers import Trainer
 
 from engines.training.trainer import EngineMixin
 
-OWN = {"_over_processes", "_measure_over_processes", "_made_optimizer"}
+OWN = {"of_all_processes", "_measure_over_processes", "_made_optimizer"}
 """Methods of the mixin alone, that no trainer may have."""
 HOOKS = [name for name, value in vars(EngineMixin).items() if inspect.isfunction(value) and name not in OWN]
 
