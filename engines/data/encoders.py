@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from engines.data.ascii_words import Ids
 from engines.data.hard_strings import HARD_STRINGS, ORDINARY
-from engines.data.word_ids import Arrays, Ids, of_bytes, of_pieces
+from engines.data.word_ids import Arrays, of_bytes, of_pieces
 from engines.files import file_sha256
 from engines.json_text import read_json, read_object
 from recipes.problems import OperatorError, printable
@@ -20,6 +21,8 @@ PIECES_FILE = "tokenizer.model"
 WHOLE_FILE = "tokenizer.json"
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 _SHOWN_TOKENS = 8
+_MANY_TEXTS = 256
+"""Texts for which starting a thread takes less time than a call for each."""
 
 
 class NoSuchTokenError(OperatorError):
@@ -158,6 +161,8 @@ class SentencePieceEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without added begin or end."""
+        if len(texts) >= _MANY_TEXTS:
+            return list(self._processor.Encode(list(texts), out_type=int, num_threads=1))
         encode = self._processor.EncodeAsIds  # without the thread that a list would start
         return [encode(text) for text in texts]
 

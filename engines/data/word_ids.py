@@ -10,23 +10,20 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from engines.data.ascii_cuts import cuts_of_gpt2, cuts_of_pieces, cuts_of_words
+from engines.data.ascii_words import AsciiWords, EncodeAll, Ids
 from engines.data.special_pieces import SPACE_MARK
 
 MOST_WORDS = 1 << 18
 """Words that are remembered; then all are forgotten. With their ids they take about 50 MB."""
 LONGEST_WORD = 64
 """Characters of a word that is remembered; longer ones are rarely seen again."""
-Ids = npt.NDArray[np.uint32]
-EncodeAll = Callable[[Sequence[str]], list[list[int]]]
-"""The tokenizer itself: the ids of each of several texts."""
-
 _CUT = re.compile(r"(?<=\S\n)(?=\S)")
 """Between a line and the next one, without a blank on either side: every known pattern divides here, whatever follows
 and precedes."""
@@ -46,6 +43,15 @@ _PATTERNS = {
 last one isolates digits first, so blanks before a digit are a word."""
 
 
+_CUTS = {
+    _WORD + r"\p{N}" + _SIGNS + _END: cuts_of_words(digits=1),
+    _WORD + r"\p{N}{1,3}" + _SIGNS + _END: cuts_of_words(digits=3),
+    "gpt-2": cuts_of_gpt2(digits_alone=False),
+    "digits, gpt-2": cuts_of_gpt2(digits_alone=True),
+}
+"""The same words, in arrays."""
+
+
 class WordIds:
     """Encodes texts by their words."""
 
@@ -57,6 +63,7 @@ class WordIds:
         unsure: re.Pattern[str],
         otherwise: re.Pattern[str] | None = None,
         blank: str | None = None,
+        ascii_words: AsciiWords | None = None,
     ) -> None:
         """Begin without known words.
 
@@ -66,13 +73,24 @@ class WordIds:
             unsure: characters for which `words` is not proven.
             otherwise: divides a text with such characters; without it, lines with one are encoded by the tokenizer.
             blank: a character that the tokenizer reads as a space.
+            ascii_words: encodes texts of ASCII, faster.
         """
         self._words = words
         self._encode_all = encode_all
         self._unsure = unsure
         self._otherwise = otherwise
         self._blank = blank
+        self._ascii = ascii_words
         self._known: dict[str, bytes] = {}
+
+    def encode_all(self, texts: Sequence[str]) -> list[Ids]:
+        """The ids that the tokenizer has for each of several texts."""
+        ascii_words = self._ascii
+        if ascii_words is None:
+            return [self.encode(text) for text in texts]
+        taken = [ascii_words.takes(text) for text in texts]
+        found = iter(ascii_words.encode([text for text, is_taken in zip(texts, taken, strict=True) if is_taken]))
+        return [next(found) if is_taken else self.encode(text) for text, is_taken in zip(texts, taken, strict=True)]
 
     def encode(self, text: str) -> Ids:
         """The ids that the tokenizer has for the text."""
@@ -131,12 +149,13 @@ def of_pieces(model: Any, encode_all: EncodeAll) -> WordIds | None:
     after = {piece[at + 1] for piece in pieces for at in range(len(piece) - 1) if piece[at] == "\n"}
     joined = "".join(re.escape(one) for one in sorted(after | {"\n"}))
     coarse = _words_of_lines("[^ \\n]", joined)
+    whole = AsciiWords(cuts_of_pieces(piece.replace(SPACE_MARK, " ") for piece in pieces), encode_all)
     if any(_LETTER_BESIDE_SIGN.search(piece) for piece in pieces):
-        return WordIds(coarse, encode_all, unsure=_NEVER, blank=SPACE_MARK)
+        return WordIds(coarse, encode_all, unsure=_NEVER, blank=SPACE_MARK, ascii_words=whole)
     alone = not any(_DIGIT_BESIDE.search(piece) for piece in pieces)
     signs = _words_of_lines(f"[^ \\na-zA-Z{'0-9' if alone else ''}]", joined)
     fine = re.compile(f" *[a-zA-Z]+|{' *[0-9]|' if alone else ''}{signs.pattern}")
-    return WordIds(fine, encode_all, unsure=_NOT_ASCII, otherwise=coarse, blank=SPACE_MARK)
+    return WordIds(fine, encode_all, unsure=_NOT_ASCII, otherwise=coarse, blank=SPACE_MARK, ascii_words=whole)
 
 
 _LETTER_BESIDE_SIGN = re.compile(r"[a-zA-Z][\x00-@\[-`{-\x7f]|[\x00-@\[-`{-\x7f][a-zA-Z]")
@@ -165,8 +184,12 @@ def of_bytes(tokenizer_json: str, encode_all: EncodeAll) -> WordIds | None:
         return None
     if any(not token["special"] for token in content.get("added_tokens") or []):  # found in text before the pattern
         return None
-    pattern = _PATTERNS.get(_structure(content.get("pre_tokenizer") or {}))
-    return None if pattern is None else WordIds(re.compile(_of_ascii(pattern)), encode_all, unsure=_UNSURE)
+    structure = _structure(content.get("pre_tokenizer") or {})
+    pattern = _PATTERNS.get(structure)
+    if pattern is None:
+        return None
+    whole = AsciiWords(_CUTS[structure], encode_all)
+    return WordIds(re.compile(_of_ascii(pattern)), encode_all, unsure=_UNSURE, ascii_words=whole)
 
 
 _OTHER_MERGES = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
@@ -217,11 +240,11 @@ class Arrays:
         self._encode_all = encode_all
         self._words = words
         if words is not None:
-            alike = zip(tried, encode_all(tried), strict=True)
-            self._words = words if all(words.encode(text).tolist() == ids for text, ids in alike) else None
+            alike = zip(words.encode_all(tried), map(words.encode, tried), encode_all(tried), strict=True)
+            self._words = words if all(one.tolist() == two.tolist() == ids for one, two, ids in alike) else None
 
     def __call__(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of each text."""
         if self._words is not None:
-            return [self._words.encode(text) for text in texts]
+            return self._words.encode_all(texts)
         return [np.array(ids, dtype=np.uint32) for ids in self._encode_all(texts)]

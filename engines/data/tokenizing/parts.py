@@ -17,10 +17,10 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
+from engines.data.ascii_words import Ids
 from engines.data.documents import Document, split_file
 from engines.data.encoders import Encoder
 from engines.data.special_pieces import SPACE_MARK
-from engines.data.word_ids import Ids
 from engines.files import file_sha256, open_regular, read_regular_bytes
 from recipes.problems import OperatorError
 

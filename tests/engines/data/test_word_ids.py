@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from engines.data import word_ids
+from engines.data import ascii_words, word_ids
+from engines.data.ascii_words import AsciiWords
 from engines.data.encoders import SentencePieceEncoder, WholeEncoder
 from engines.data.hard_strings import HARD_STRINGS, ORDINARY
 from engines.data.word_ids import LONGEST_WORD, Arrays, WordIds, of_bytes, of_pieces
@@ -106,10 +110,44 @@ def test_whole_documents_have_the_tokenizers_ids_also_after_words_were_forgotten
     documents += ["x" * 5000 + " " + "ab" * 300, "é".join(documents[:3]), *HARD_STRINGS]
     wanted = encoder.encode(documents)
     monkeypatch.setattr(word_ids, "MOST_WORDS", 500)
+    monkeypatch.setattr(ascii_words, "MOST_WORDS", 500)
+    monkeypatch.setattr(ascii_words, "_BLOCK_WORDS", 2000)
     assert [ids.tolist() for ids in encoder.arrays(documents)] == wanted
     assert encoder._arrays is not None
     assert encoder._arrays._words is not None
     assert max(map(len, encoder._arrays._words._known)) <= LONGEST_WORD
+
+
+def test_words_that_meet_in_one_slot_keep_their_own_ids(
+    encoder: Encoder, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [json.loads(line)["text"] for line in (text / "train.jsonl").read_text().splitlines()][:5]
+    monkeypatch.setattr(ascii_words, "_slots", lambda keys: (keys[0] % np.uint64(5)).astype(np.int64))
+    encode = WordIds(re.compile(r"(?!)"), encoder.encode, unsure=re.compile(""), ascii_words=_ascii_words_of(encoder))
+    for _ in range(2):  # the second time all are known
+        assert [ids.tolist() for ids in encode.encode_all(documents)] == encoder.encode(documents)
+
+
+def _ascii_words_of(encoder: Encoder) -> AsciiWords:
+    assert encoder._arrays is not None
+    assert encoder._arrays._words is not None
+    found = encoder._arrays._words._ascii
+    assert found is not None, "every known form has one"
+    return AsciiWords(found._cuts, encoder.encode)
+
+
+@pytest.mark.parametrize("form", word_ids._PATTERNS)
+def test_words_in_arrays_are_those_of_the_pattern(form: str) -> None:
+    pattern, choice = re.compile(word_ids._of_ascii(word_ids._PATTERNS[form])), random.Random(2)
+    letters = [one for one in ALPHABET if one.isascii() and one != "\x1c"] + ["\x00", "`", "@", "  ", "\n\n"]
+    for _ in range(1500):
+        texts = ["".join(choice.choice(letters) for _ in range(choice.randrange(25))) for _ in range(4)]
+        data = "".join(texts)
+        firsts = np.array([sum(map(len, texts[:number])) for number in range(len(texts))])
+        begins = word_ids._CUTS[form](np.frombuffer(data.encode(), dtype=np.uint8), firsts)
+        starts = [*np.flatnonzero(begins).tolist(), len(data)]
+        found = [data[start:end] for start, end in pairwise(starts)]
+        assert found == [word for text in texts for word in pattern.findall(text)], texts
 
 
 def test_random_lines_of_blanks_digits_and_marks_have_the_tokenizers_ids(encoder: Encoder) -> None:
@@ -167,8 +205,6 @@ def test_pieces_that_join_over_blanks_or_change_text_are_not_divided(
 
 
 def test_words_that_give_other_ids_than_the_tokenizer_are_not_used() -> None:
-    import re
-
     def letters(texts: Any) -> list[list[int]]:
         return [[len(text)] for text in texts]
 

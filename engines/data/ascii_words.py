@@ -1,0 +1,176 @@
+"""The ids of texts of ASCII from those of their words, with all words of many texts looked up at once.
+
+What `engines.data.word_ids` does word by word, in arrays: where words begin, whether they are known, and their ids. A
+word is known by its bytes, not by a hash of them, so the ids are those of the tokenizer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.data.ascii_cuts import Cuts, Flags, Places
+
+Ids = npt.NDArray[np.uint32]
+EncodeAll = Callable[[Sequence[str]], list[list[int]]]
+"""The tokenizer itself: the ids of each of several texts."""
+Keys = tuple[npt.NDArray[np.uint64], ...]
+MOST_WORDS = 1 << 18
+"""Words that are remembered; then all are forgotten. With their ids they take about 20 MB."""
+_SLOTS_BITS = 19
+_KEYS = 3
+_KEY_BYTES = 8 * _KEYS
+LONGEST_WORD = _KEY_BYTES - 1
+"""Characters of a word that is remembered: its last key ends with its length."""
+_BLOCK_WORDS = 1 << 18
+"""Words that are looked up at a time."""
+_MASKS = np.array([(1 << 8 * size) - 1 for size in range(8)] + [(1 << 64) - 1], dtype="<u8")
+_FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype="<u8")
+_UNSURE = re.compile(r"[\x1c-\x1f]")
+"""ASCII's separators: libraries differ in whether they are blanks."""
+
+
+class AsciiWords:
+    """Encodes texts of ASCII."""
+
+    def __init__(self, cuts: Cuts, encode_all: EncodeAll) -> None:
+        """Begin without known words.
+
+        Args:
+            cuts: where words begin: the ids of a text are those of its words, one after another.
+            encode_all: the tokenizer.
+        """
+        self._cuts = cuts
+        self._encode_all = encode_all
+        self._table = _Table()
+
+    def takes(self, text: str) -> bool:
+        """Whether words of the text can be found here."""
+        return text.isascii() and _UNSURE.search(text) is None
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """The ids that the tokenizer has for each of several texts that are taken."""
+        data = "".join(texts).encode("ascii")
+        lasts = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        if not data:
+            return [np.zeros(0, dtype=np.uint32) for _ in texts]
+        firsts = np.concatenate([np.zeros(1, dtype=np.int64), lasts[:-1]])
+        starts = np.flatnonzero(self._cuts(np.frombuffer(data, dtype=np.uint8), firsts))
+        sizes = np.diff(starts, append=len(data))
+        padded = data + bytes(_KEY_BYTES)
+        parts = [
+            self._of_words(padded, starts[at : at + _BLOCK_WORDS], sizes[at : at + _BLOCK_WORDS])
+            for at in range(0, len(starts), _BLOCK_WORDS)
+        ]
+        ids = np.concatenate([part for part, _ in parts])
+        before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.concatenate([count for _, count in parts]))])
+        return np.split(ids, before[np.searchsorted(starts, lasts[:-1])])
+
+    def _of_words(self, data: bytes, starts: Places, sizes: Places) -> tuple[Ids, Places]:
+        """The ids of words one after another, and the number of each word's ids."""
+        table = self._table
+        if table.known >= MOST_WORDS:
+            table = self._table = _Table()
+        keys = _keys(data, starts, sizes)
+        rows = table.find(keys)
+        rows[sizes > LONGEST_WORD] = -1
+        missing = np.flatnonzero(rows < 0)
+        if missing.size:
+            places = zip(starts[missing].tolist(), (starts + sizes)[missing].tolist(), strict=True)
+            words = [data[start:end] for start, end in places]
+            new = list(dict.fromkeys(words))
+            first = table.add(self._encode_all([word.decode("ascii") for word in new]))
+            numbers = dict(zip(new, range(first, first + len(new)), strict=True))
+            rows[missing] = list(map(numbers.__getitem__, words))
+        ids, counts = table.ids_of(rows)
+        if missing.size:
+            short = missing[sizes[missing] <= LONGEST_WORD]
+            table.remember(tuple(key[short] for key in keys), rows[short])
+        return ids, counts
+
+
+class _Table:
+    """The ids of words by number, and the numbers of those that are remembered by their keys."""
+
+    def __init__(self) -> None:
+        self.known = 0
+        self._slot_keys = [np.zeros(1 << _SLOTS_BITS, dtype="<u8") for _ in range(_KEYS)]
+        self._slot_rows = np.full(1 << _SLOTS_BITS, -1, dtype=np.int32)
+        self._begins = np.zeros(0, dtype=np.int64)
+        self._counts = np.zeros(0, dtype=np.int64)
+        self._ids = np.zeros(0, dtype=np.uint32)
+
+    def find(self, keys: Keys) -> Places:
+        """The numbers of words; -1 for one that is not known."""
+        slots = _slots(keys)
+        rows = self._slot_rows[slots].astype(np.int64)
+        open_ones = np.flatnonzero((rows >= 0) & ~self._has(slots, keys))
+        while open_ones.size:  # another word's slot: look at the next one
+            slots[open_ones] = (slots[open_ones] + 1) & ((1 << _SLOTS_BITS) - 1)
+            there, own = slots[open_ones], tuple(key[open_ones] for key in keys)
+            rows[open_ones] = self._slot_rows[there]
+            open_ones = open_ones[(rows[open_ones] >= 0) & ~self._has(there, own)]
+        return rows
+
+    def _has(self, slots: Places, keys: Keys) -> Flags:
+        same: Flags = np.ones(len(slots), dtype=np.bool_)
+        for own, wanted in zip(self._slot_keys, keys, strict=True):
+            same &= own[slots] == wanted
+        return same
+
+    def add(self, ids: list[list[int]]) -> int:
+        """Take the ids of new words; the number of the first. The last ones may not be remembered."""
+        first = self.known
+        counts = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+        flat = np.fromiter(chain.from_iterable(ids), dtype=np.uint32, count=int(counts.sum()))
+        used = int(self._begins[first - 1] + self._counts[first - 1]) if first else 0
+        self._ids = np.concatenate([self._ids[:used], flat])
+        self._begins = np.concatenate([self._begins[:first], used + np.cumsum(counts) - counts])
+        self._counts = np.concatenate([self._counts[:first], counts])
+        return first
+
+    def ids_of(self, rows: Places) -> tuple[Ids, Places]:
+        """The ids of numbered words one after another, and how many each has."""
+        counts = self._counts[rows]
+        ends = np.cumsum(counts)
+        places = np.arange(ends[-1] if ends.size else 0)
+        places += np.repeat(self._begins[rows] - (ends - counts), counts)
+        return self._ids[places], counts
+
+    def remember(self, keys: Keys, rows: Places) -> None:
+        """Find these words from now on; `rows` may name a word more than once."""
+        rows, firsts = np.unique(rows, return_index=True)
+        own = tuple(key[firsts] for key in keys)
+        row_of, rows_left = self._slot_rows, MOST_WORDS
+        for number, slot, *values in zip(
+            rows.tolist(), _slots(own).tolist(), *(key.tolist() for key in own), strict=True
+        ):
+            if number >= rows_left:
+                break
+            at = slot
+            while row_of[at] >= 0:
+                at = (at + 1) & ((1 << _SLOTS_BITS) - 1)
+            row_of[at] = number
+            for place, value in zip(self._slot_keys, values, strict=True):
+                place[at] = value
+        self.known = min(MOST_WORDS, len(self._counts))
+
+
+def _keys(data: bytes, starts: Places, sizes: Places) -> Keys:
+    """The bytes of words as numbers of 8 bytes each, the last with the word's length; of longer words, something."""
+    windows = np.ndarray((len(data) - 7,), dtype="<u8", buffer=data, strides=(1,))
+    keys = [windows[starts + 8 * number] & _MASKS[np.clip(sizes - 8 * number, 0, 8)] for number in range(_KEYS)]
+    keys[-1] = (keys[-1] & _MASKS[7]) | (np.minimum(sizes, 255).astype("<u8") << np.uint64(56))
+    return tuple(keys)
+
+
+def _slots(keys: Keys) -> Places:
+    mixed = keys[0] * _FACTORS[0]
+    for key, factor in zip(keys[1:], _FACTORS[1:], strict=True):
+        mixed ^= key * factor
+    mixed ^= mixed >> np.uint64(29)
+    return (mixed * _FACTORS[0] >> np.uint64(64 - _SLOTS_BITS)).astype(np.int64)
