@@ -320,7 +320,14 @@ def machine_memory(loaded: LoadedRecipe, machine: Machine) -> dict[str, StageMem
         shape = shape_of(stage, by_name, loaded.graph) if sizes is None else shape_of_config(sizes)
         if shape is not None:
             bf16 = computes_in_bfloat16(stage, natively=machine.computes_in_bfloat16)
-            found[stage.name] = StageMemory(stage, shape, bf16, None)
+            found[stage.name] = StageMemory(
+                stage,
+                shape,
+                bf16,
+                None,
+                on_gpu=bool(machine.gpu),
+                processes=1 if machine.gpu else stage.launch.processes,
+            )
     return found
 
 

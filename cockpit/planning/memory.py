@@ -36,15 +36,22 @@ MOST_LOGITS = 1 << 26
 """Logits that an engine computes at once (`engines.forward.label_loss`); on a GPU of more than 32 GiB more of them, at
 most a 32nd of its memory."""
 LOGIT_BYTES = 16
-"""A logit as the head gives it, in float32, its log-softmax and its gradient."""
+"""A logit as the head gives it, in float32, its log-softmax and its gradient: where torch's own loss is used."""
+CPU_LOGIT_BYTES = 8
+"""A logit's log-softmax and its gradient in float32: a CPU's loss writes where it reads, and gives back what the head
+gave before the gradient comes (`engines.forward.label_loss`)."""
+CPU_BF16_LOGIT_BYTES = 10
+"""The same, and the gradient in bfloat16 for the head."""
 PAIR_LOGIT_BYTES = 12
 """A logit of an answer as the head gives it, its log-softmax and its gradient: on a CPU, where it is computed once."""
 ACCURACY = 0.35
 """Bound of the deviations from all measured peaks in `bench/training_memory.py`, on a CPU: 25% for those to which the
-constants were fitted, and more for those that were held out."""
-GAPS = 1.25
+constants were fitted, and more for those that were held out, and for the growth over many steps."""
+GAPS = 1.4
 """What the allocator takes for tensors that come and go, as a factor; measured."""
-PAIRS = 1.5
+RECOMPUTED_LAYERS = 4
+"""What exists at once with gradient checkpointing beside the inputs of all layers, in layers; measured."""
+PAIRS = 1.35
 """Factor on what a row of a pair keeps: TRL measures more of it; measured."""
 SHAPE_KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 """What a config.json must say; the other sizes have defaults."""
@@ -113,7 +120,13 @@ def shape_of_config(config: Mapping[str, Any]) -> Sizes | None:
 
 
 def memory_need(
-    stage: TrainingFields, shape: Sizes, *, bf16: bool, longest: int | None = None, labelled: float = 1.0
+    stage: TrainingFields,
+    shape: Sizes,
+    *,
+    bf16: bool,
+    longest: int | None = None,
+    labelled: float = 1.0,
+    on_gpu: bool = False,
 ) -> MemoryNeed:
     """What each process of a training needs at its peak, if every row is as long as the longest.
 
@@ -125,6 +138,7 @@ def memory_need(
         bf16: it computes in bfloat16; the frozen weights of an adapter are bfloat16 too.
         longest: tokens of the longest row, if it is known; else `max_length`.
         labelled: share of the tokens that the loss counts.
+        on_gpu: it is trained on a GPU.
     """
     changed, weights = _trained(stage, shape), float(FLOAT32 * shape.parameters)
     if isinstance(stage, FinetuneStage):
@@ -146,7 +160,7 @@ def memory_need(
         gradients=FLOAT32 * changed // parts,
         optimizer=optimizer // parts,
         activations=int(GAPS * kept + transient),
-        logits=int(_logits(stage, shape, tokens, labelled)),
+        logits=int(_logits(stage, shape, tokens * labelled, _logit_bytes(stage, bf16=bf16, on_gpu=on_gpu))),
         accumulates=stage.gradient_accumulation_steps > 1,
         copies=FLOAT32 * changed + optimizer if stage.async_save else 0,
     )
@@ -196,8 +210,8 @@ def _kept_per_token(stage: TrainingFields, shape: Sizes, *, bf16: bool) -> float
     if not stage.gradient_checkpointing:
         return shape.num_hidden_layers * layer
     width = BFLOAT16 if bf16 and isinstance(stage, FinetuneStage) else FLOAT32
-    # The layer that is computed again, and what its backward pass needs at the same time.
-    return shape.num_hidden_layers * width * shape.hidden_size + 2 * layer
+    # The layer that is computed again, and what its backward pass needs at the same time; measured.
+    return shape.num_hidden_layers * width * shape.hidden_size + RECOMPUTED_LAYERS * layer
 
 
 def _layer_bytes(stage: TrainingFields, shape: Sizes, *, bf16: bool) -> float:
@@ -228,10 +242,16 @@ def _layer_gradients(shape: Sizes, *, bf16: bool) -> float:
     return each * (3 * shape.intermediate_size + 2 * shape.hidden_size)
 
 
-def _logits(stage: TrainingFields, shape: Sizes, tokens: int, labelled: float) -> float:
+def _logits(stage: TrainingFields, shape: Sizes, labelled_tokens: float, each: int) -> float:
     if isinstance(stage, PreferenceFields):  # those of answers, all at once
-        return PAIR_LOGIT_BYTES * labelled * tokens * shape.vocab_size
-    return LOGIT_BYTES * min(labelled * tokens * shape.vocab_size, MOST_LOGITS)
+        return PAIR_LOGIT_BYTES * labelled_tokens * shape.vocab_size
+    return each * min(labelled_tokens * shape.vocab_size, MOST_LOGITS)
+
+
+def _logit_bytes(stage: TrainingFields, *, bf16: bool, on_gpu: bool) -> int:
+    if on_gpu or stage.torch_compile or stage.label_smoothing_factor:
+        return LOGIT_BYTES
+    return CPU_BF16_LOGIT_BYTES if bf16 else CPU_LOGIT_BYTES
 
 
 def computes_in_bfloat16(stage: TrainingFields, *, natively: bool) -> bool:

@@ -20,6 +20,7 @@ from cockpit.planning.memory import (
 )
 from cockpit.planning.stages import longest_row, shape_of
 from engines.look.answer import StageLook
+from engines.machine.device_identity import nvidia_gpus
 from engines.processor import available_memory_bytes, memory_limit_bytes, native_bfloat16
 from recipes.load import LoadedRecipe
 from recipes.problems import Problem
@@ -66,6 +67,7 @@ class StageMemory:
     shape: Sizes
     bf16: bool
     longest: int | None
+    on_gpu: bool = False
     processes: int = 1
     """processes that share the memory: each has what one needs"""
 
@@ -77,7 +79,7 @@ class StageMemory:
     def need_with(self, **fields: object) -> MemoryNeed:
         """With other values of these fields."""
         stage = self.stage.model_copy(update=fields) if fields else self.stage
-        return memory_need(stage, self.shape, bf16=self.bf16, longest=self.longest)
+        return memory_need(stage, self.shape, bf16=self.bf16, longest=self.longest, on_gpu=self.on_gpu)
 
     def whole(self, **fields: object) -> int:
         """The estimate in bytes, with the libraries of each process."""
@@ -102,7 +104,9 @@ def recipe_memory(
         if shape is not None and isinstance(stage, TrainingFields):
             computes = computes_in_bfloat16(stage, natively=native)
             longest = longest_row(looks.get(stage.name))
-            found[stage.name] = StageMemory(stage, shape, computes, longest, stage.launch.processes)
+            found[stage.name] = StageMemory(
+                stage, shape, computes, longest, on_gpu=bool(nvidia_gpus()), processes=stage.launch.processes
+            )
     return found
 
 

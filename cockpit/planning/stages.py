@@ -162,7 +162,7 @@ def _stage_plan(
     if shape is None or not isinstance(stage, TrainingFields):
         return made
     bf16 = computes_in_bfloat16(stage, natively=bool(native_bfloat16()))
-    need = memory_need(stage, shape, bf16=bf16, longest=longest_row(look))
+    need = memory_need(stage, shape, bf16=bf16, longest=longest_row(look), on_gpu=bool(nvidia_gpus()))
     return replace(made, memory_bytes=stage.launch.processes * (LIBRARIES_BYTES + need.total))
 
 

@@ -103,7 +103,12 @@ def test_a_4_bit_training_of_a_14b_model_has_the_parts_that_are_known_by_hand() 
     narrow = 13_212_057_600 * 0.5625 + (14_769_033_216 - 13_212_057_600) * 2
     assert found.weights == pytest.approx(narrow + 4 * adapter, rel=0.01)
     assert (found.gradients, found.optimizer) == (4 * adapter, int(2.03 * adapter))
-    assert found.logits == 16 * (1 << 26), "computed in pieces"
+    pieces = 1 << 26
+    assert found.logits == 10 * pieces, "a CPU's loss writes where it reads"
+    qlora = {**QLORA, "optim": "adamw_8bit", "gradient_checkpointing": True}
+    assert need(qlora, QWEN_14B, on_gpu=True).logits == 16 * pieces
+    assert need({**qlora, "bf16": False}, QWEN_14B).logits == 8 * pieces
+    assert need({**qlora, "label_smoothing_factor": 0.1}, QWEN_14B).logits == 16 * pieces, "torch's own loss"
 
 
 def test_more_rows_need_more_and_checkpointing_and_short_rows_need_less() -> None:
