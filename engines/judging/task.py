@@ -49,6 +49,14 @@ class Task:
         return str(self.messages[-1].get("content") or "")
 
 
+def repeats(key: str) -> bool:
+    """Whether a task's prompt is that of an earlier task of its file.
+
+    The same prompt gets the same answer, so such a row is no evidence of its own.
+    """
+    return any(part.isdecimal() for part in key.split(".")[1:])
+
+
 def sampled(tasks: Sequence[Task], count: int) -> list[Task]:
     """Each task as many times as it is to be answered; the first of them is the task itself."""
     return [

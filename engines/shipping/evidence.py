@@ -20,7 +20,7 @@ from engines.judging.checks import Judges, judge
 from engines.judging.choice_check import by_chance
 from engines.judging.compare import compare, read_baseline, read_results
 from engines.judging.sets.general import general_set
-from engines.judging.task import Check, Task, Verdict
+from engines.judging.task import Check, Task, Verdict, repeats
 from engines.judging.test_file import read_tests
 from engines.judging.totals import Judged, totals
 from engines.llama.gguf_file import part_paths, read_gguf
@@ -151,6 +151,10 @@ def _results(path: Path, near: Path | None) -> Results:
     found.problems += _against_answers(path, rows, protocol)
     _judge_again(found, rows, Path(str(tests.get("path", ""))), near)
     _compare(found, path, value, near)
+    once = [row for row in rows if not repeats(row["key"])]
+    if len(once) < len(rows):
+        found.notes.append(f"{len(rows) - len(once)} rows repeat the prompt of another one and are not counted")
+        found.metrics |= _metrics(once, recorded)
     return found
 
 
@@ -312,8 +316,12 @@ def _compare(found: Results, path: Path, value: Mapping[str, Any], near: Path | 
     again = asdict(comparison)
     found.baseline["rows"] = again["rows"]
     found.baseline["apart"] = again["only_model"] + again["only_baseline"]
-    for name in COMPARED:
-        found.metrics[name] = float(again[name])
+    compared = {name: float(again[name]) for name in COMPARED}
+    problems += _differing(compared, {name: value["metrics"].get(name) for name in COMPARED})
+    once = [[row for row in one.rows if not repeats(row.key)] for one in (rows, baseline)]
+    if all(once):
+        comparison = compare(*once)
+    found.metrics |= {name: float(value) for name, value in asdict(comparison).items() if name in COMPARED}
     found.metrics |= {
         "won_rows": float(len(comparison.won)),
         "lost_rows": float(len(comparison.lost)),
@@ -321,7 +329,6 @@ def _compare(found: Results, path: Path, value: Mapping[str, Any], near: Path | 
         "forgetting_low": -comparison.difference_high,
         "forgetting_high": -comparison.difference_low,
     }
-    problems += _differing(found.metrics, {name: value["metrics"].get(name) for name in COMPARED})
 
 
 def _place_now(recorded: Path, near: Path | None) -> Path:

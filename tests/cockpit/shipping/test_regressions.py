@@ -182,6 +182,26 @@ def baseline_of_other_rows(whole: Whole) -> None:
     whole.evaluate("judge", model="Q8_0", right=range(38), baseline="before", attempt=2)
 
 
+def repeated(whole: Whole, numbers: list[int]) -> int:
+    """A task file in which some questions stand several times; returns its rows."""
+    rows = len(numbers)
+    lines = (json.dumps({"prompt": f"What is {n} + 1?", "answer": str(n + 1)}) for n in numbers)
+    (whole.outside / f"task{rows}.jsonl").write_text("".join(line + "\n" for line in lines))
+    return rows
+
+
+def the_same_rows_again(whole: Whole) -> None:
+    rows = repeated(whole, [*range(12)] * 4)
+    whole.evaluate("before", model="base", right=range(0), rows=rows, attempt=2)
+    whole.evaluate("judge", model="Q8_0", right=range(rows), rows=rows, baseline="before", attempt=2)
+
+
+def a_win_by_repeated_rows(whole: Whole) -> None:
+    rows = repeated(whole, [*range(32), *[0] * 18])
+    whole.evaluate("before", model="base", right=range(1, 32), rows=rows, attempt=2)
+    whole.evaluate("judge", model="Q8_0", right=range(rows), rows=rows, baseline="before", attempt=2)
+
+
 def too_few_rows(whole: Whole) -> None:
     whole.evaluate("before", model="base", right=range(0), rows=12, attempt=2)
     whole.evaluate("judge", model="Q8_0", right=range(12), rows=12, baseline="before", attempt=2)
@@ -333,6 +353,8 @@ REGRESSIONS = [
     Regression(faster_answers, "task.results", "do not have the times of the kept answers", SPEED),
     Regression(baseline_of_other_rows, "task.baseline", "another test file"),
     Regression(too_few_rows, "task.rows", "test_rows is 12; allowed >= 30"),
+    Regression(the_same_rows_again, "task.rows", "test_rows is 12; allowed >= 30"),
+    Regression(a_win_by_repeated_rows, "task.difference_low", "allowed > 0"),
     Regression(rows_left_out, "task.results", "5 rows of the test file were not asked"),
     Regression(gate_removed, "gates", "recipe.json does not have it any more"),
     Regression(recipe_edited, "recipe", "recipe.toml is not the file that was launched"),
