@@ -20,6 +20,7 @@ PURPOSES = {
     "resume": "resume a run; finished stages are kept",
     "trust": "allow Cockpit to act on a run that you did not launch on this machine",
     "replay": "play back a run, on the screen or as lines",
+    "consolidate": "write the whole weights of a checkpoint in shards, as a model folder",
     "merge": "merge LoRA adapters into their base model, as a new run",
     "export": "write GGUF files of a model and compare them with it, as a new run",
     "quantize": "quantize a GGUF file immediately; for a model folder, start an export run",
@@ -44,7 +45,7 @@ PURPOSES = {
 """Purpose of each command, in the order of the help page."""
 
 _FOLDERS = {
-    "house": ("du", "metrics", "mv", "note", "prune", "rm"),
+    "house": ("consolidate", "du", "metrics", "mv", "note", "prune", "rm"),
     "hub": ("models", "pull"),
     "rendering": ("render",),
     "shipping": ("ship",),

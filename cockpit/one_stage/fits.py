@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from cockpit.one_stage.recipe import Input
 from cockpit.one_stage.sources import CheckpointRow, Item, Source
 from cockpit.runs.stage_view import StageView
+from engines.artifacts.sharded import is_in_shards
 from engines.words import RunStatus
+
+WHY_SHARDS = "this checkpoint is in shards: cockpit consolidate writes its whole weights"
 
 
 def why_no_resume(state: RunStatus, row: CheckpointRow | None, rows: Sequence[CheckpointRow] = ()) -> str:
@@ -41,6 +44,8 @@ def why_no_export(state: RunStatus, source: Source | None) -> str:
     """Why there is nothing to quantize; empty if there is."""
     if state.is_live:
         return "the run is live: stop it first"
+    if source is not None and is_in_shards(source.path):
+        return WHY_SHARDS
     return "" if source else "no model here: a pretrain or merge stage writes one"
 
 

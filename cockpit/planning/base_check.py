@@ -9,6 +9,7 @@ from typing import Any
 
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
 from engines.artifacts.manifest import ManifestError, manifest_sha256
+from engines.artifacts.sharded import refuse_shards
 from engines.json_text import read_object
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, printable, shown
@@ -41,6 +42,7 @@ def check_base(folder: Path, stage: StageFields) -> None:
             f"{printable(str(folder), 400)} has no config.json, so it is not a model folder",
             "give a folder as save_pretrained writes it",
         )
+    refuse_shards(folder)
     config = read_object(folder / "config.json")
     method = quantization_of(config)
     if method and isinstance(stage, FinetuneFields):

@@ -8,6 +8,7 @@ from cockpit.one_stage.sources import sources
 from cockpit.runs.find import find_run
 from cockpit.runs.reader import read_now
 from engines.artifacts.adapter_folder import is_adapter
+from engines.artifacts.sharded import refuse_shards
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError, printable
 
@@ -68,8 +69,9 @@ def _one_file(path: Path) -> Path:
     """The path itself; for a folder that an export wrote, its GGUF file.
 
     Raises:
-        OperatorError: there are several.
+        OperatorError: there are several, or the folder is a checkpoint in shards.
     """
+    refuse_shards(path)
     if not path.is_dir() or is_adapter(path) or (path / "config.json").exists():
         return path
     files = sorted(path.glob(f"*{GGUF}"))

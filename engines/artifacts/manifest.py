@@ -28,11 +28,12 @@ class ManifestError(ValueError):
     """A manifest that is missing, damaged, too large, or refused as unsafe."""
 
 
-def write_manifest(folder: Path, **fields: Any) -> str:
+def write_manifest(folder: Path, known_sha256: Mapping[str, str] | None = None, /, **fields: Any) -> str:
     """List, hash and fsync every file of a folder, and write its `manifest.json` last.
 
     Args:
         folder: the finished folder; an older manifest in it is replaced and not listed.
+        known_sha256: of files that were just hashed, by their paths in the folder.
         fields: further fields of the manifest; non-finite floats are written as the strings of the journal.
 
     Returns:
@@ -50,7 +51,8 @@ def write_manifest(folder: Path, **fields: Any) -> str:
         if name == MANIFEST:
             continue
         fsync_file(path)
-        files.append({"path": name, "bytes": path.stat().st_size, "sha256": file_sha256(path)})
+        sha256 = (known_sha256 or {}).get(name) or file_sha256(path)
+        files.append({"path": name, "bytes": path.stat().st_size, "sha256": sha256})
     files.sort(key=lambda entry: str(entry["path"]))
     body = {"format": FORMAT, **fields, "files": files}
     data = json.dumps(_finite(body), indent=1, allow_nan=False).encode() + b"\n"

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_JSON, is_adapter
 from engines.artifacts.generation_config import end_ids, read_generation_config
 from engines.artifacts.manifest import MANIFEST, manifest_sha256
+from engines.artifacts.sharded import refuse_shards
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.evaluate.four_bits import keep_layout, quantization_as_trained
 from engines.exhausted_memory import exhausted_memory
@@ -146,6 +147,7 @@ def _pretrained(folder: Path, dtype: str, quantization: Any = None) -> Any:
     from transformers import AutoModelForCausalLM
 
     refuse_special_files(folder)
+    refuse_shards(folder)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,

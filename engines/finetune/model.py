@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
+from engines.artifacts.generation_config import GENERATION_CONFIG
+from engines.artifacts.sharded import is_in_shards
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.exhausted_memory import exhausted_memory
 from engines.files import refuse_special_files
@@ -24,6 +26,7 @@ from engines.finetune.fused_experts import is_taken_apart, refuse_experts, witho
 from engines.finetune.loftq import initialize
 from engines.json_text import read_object
 from engines.training.inputs import not_loaded, refuse_missing_weights, refuse_other_shapes
+from engines.training.saves.from_shards import load_weights
 from recipes.problems import OperatorError, printable
 from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage, is_pattern
 
@@ -99,6 +102,8 @@ def load_base(
 
 
 def _load(folder: Path, *, dtype: torch.dtype, quantization: BitsAndBytesConfig | None) -> Any:
+    if is_in_shards(folder):
+        return _of_shards(folder, dtype)
     model, found = AutoModelForCausalLM.from_pretrained(
         str(folder),
         dtype=dtype,
@@ -109,6 +114,17 @@ def _load(folder: Path, *, dtype: torch.dtype, quantization: BitsAndBytesConfig 
     )
     refuse_other_shapes(folder, found["mismatched_keys"])
     refuse_missing_weights(folder, found["missing_keys"])
+    return model
+
+
+def _of_shards(checkpoint: Path, dtype: torch.dtype) -> Any:
+    """The model of a sharded checkpoint, with its weights."""
+    config = AutoConfig.from_pretrained(str(checkpoint), local_files_only=True)
+    with torch.random.fork_rng(devices=[]):  # what it begins with is replaced
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    if (checkpoint / GENERATION_CONFIG).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(checkpoint), local_files_only=True)
+    load_weights(model, checkpoint)
     return model
 
 

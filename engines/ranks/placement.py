@@ -191,7 +191,9 @@ def whole_state(value: Any, *, keep: bool = True) -> Any:
 
 def divided_like(value: Any, weight: torch.Tensor) -> Any:
     """This process's part of a whole tensor that belongs to a divided weight of the same shape."""
-    if not isinstance(weight, DTensor) or not torch.is_tensor(value) or value.shape != weight.shape:
+    if not isinstance(weight, DTensor) or isinstance(value, DTensor):
+        return value
+    if not torch.is_tensor(value) or value.shape != weight.shape:
         return value
     mesh = weight.device_mesh
     return distribute_tensor(value.to(weight.device), mesh, weight.placements, src_data_rank=None)

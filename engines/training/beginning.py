@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
 from engines.artifacts.custody import Parent, ancestors, custody_of, parent_ids
 from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest
+from engines.artifacts.sharded import refuse_shards
 from engines.context import Input, ResumePoint, StageContext
 from engines.json_text import read_object
 from engines.stage_file import moment
@@ -210,6 +211,7 @@ def _require_same_inputs(ctx: StageContext[TrainingFields], folder: Path, manife
 
 
 def _shapes(folder: Path) -> dict[str, list[int]]:
+    refuse_shards(folder)
     found: dict[str, list[int]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         try:

@@ -7,8 +7,10 @@ Each is an object with "step" and, where it matters, "stage" (any by default) an
 - `large_gradient {step, factor}`: multiply the step's loss for backward, and so its gradient.
 - `memory_limit {rows, step}`: a micro-batch of more rows does not fit, from that step on (1 by default), in every
   attempt; with `checkpointing`, it fits once gradient checkpointing is on.
-- `disk_full {step}`: fail the save at that step as on a full disk.
-- `kill_during_save {step}`: SIGKILL to the engine after the checkpoint's files and before its manifest.
+- `disk_full {step, rank}`: fail the save at that step as on a full disk; of several processes, in that one (0 by
+  default).
+- `kill_during_save {step, rank}`: SIGKILL to the engine after the checkpoint's files and before its manifest; to a
+  process above 0, before its shard.
 - `exit_at_step {step}`: SIGKILL to the engine right after that step, before any save.
 """
 
@@ -53,9 +55,14 @@ class Faults:
 
     def save(self, step: int) -> None:
         """Called during a save, before the manifest is written."""
-        if self._of("disk_full", step) is not None:
+        self.save_part(step, 0)
+
+    def save_part(self, step: int, rank: int) -> None:
+        """Called during a save of several processes, before this one writes its part."""
+        full, killed = self._of("disk_full", step), self._of("kill_during_save", step)
+        if full is not None and full.get("rank", 0) == rank:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if self._of("kill_during_save", step) is not None:
+        if killed is not None and killed.get("rank", 0) == rank:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def after_step(self, step: int) -> None:

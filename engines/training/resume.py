@@ -6,9 +6,11 @@ import torch
 
 from engines.artifacts.manifest import ManifestError, manifest_sha256, read_manifest, verify_manifest
 from engines.context import ResumePoint, StageContext
+from engines.ranks.placement import strategy_asked
 from engines.training.devices import place
 from engines.training.precision import KERNELS, kernels
-from engines.training.saving import versions
+from engines.training.saving import STRATEGY, versions
+from engines.world import World
 from recipes.problems import OperatorError
 from recipes.stages.training import TrainingFields
 
@@ -31,7 +33,7 @@ def check_resume(ctx: StageContext[TrainingFields], resume: ResumePoint) -> None
     elsewhere = _elsewhere(manifest)
     if elsewhere:
         ctx.warn(f"resumed from step {resume.step} elsewhere: {'; '.join(elsewhere)}")
-    differences = _differences(manifest, ctx.stage, ctx.world.size)
+    differences = _differences(manifest, ctx.stage, ctx.world)
     if differences:
         ctx.warn(
             f"resumed from step {resume.step}; results may differ from an uninterrupted run: " + "; ".join(differences)
@@ -68,12 +70,14 @@ def _names(cards: object) -> list[object]:
     return [card.get("name") for card in cards if isinstance(card, dict)] if isinstance(cards, list) else []
 
 
-def _differences(manifest: dict[str, object], stage: TrainingFields, world_size: int) -> list[str]:
-    now = {
-        "world_size": world_size,
+def _differences(manifest: dict[str, object], stage: TrainingFields, world: World) -> list[str]:
+    now: dict[str, object] = {
+        "world_size": world.size,
         "threads": torch.get_num_threads(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
+    if STRATEGY in manifest:
+        now[STRATEGY] = strategy_asked(stage, world)
     found = [
         f"{name} was {manifest.get(name)}, now {value}" for name, value in now.items() if manifest.get(name) != value
     ]

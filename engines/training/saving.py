@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,12 +33,13 @@ from engines.artifacts.checkpoints import (
 )
 from engines.artifacts.custody import custody_of
 from engines.artifacts.manifest import ManifestError, amend_manifest, commit_folder, read_manifest, write_manifest
+from engines.artifacts.sharded import SHARDS
 from engines.commit import parents_of
 from engines.context import StageContext
 from engines.events import CheckpointCommitted, CheckpointRemoved, CheckpointStaged
-from engines.exhausted_memory import exhausted_memory
 from engines.files import read_regular_bytes
 from engines.guards import DAMAGED_START
+from engines.ranks.placement import strategy_asked
 from engines.run_dir import RunDir, checkpoint_name, lock_is_held
 from engines.training.devices import place
 from engines.training.faults import Faults
@@ -45,19 +47,21 @@ from engines.training.precision import KERNELS, RECORD, as_record, kernels
 from engines.training.progress import Counters
 from engines.training.saves.background import Background
 from engines.training.saves.parts import Parts, finite, parts_of, random_states_sha256, write_parts
-from engines.training.saves.room import is_disk_error, require_disk, room_in, why_no_copy
+from engines.training.saves.room import is_disk_error, require_disk, room_in
+from engines.training.saves.sharded_parts import ShardedParts
 from engines.training.saves.staging import Staging, staged_bytes
-from recipes import quantities
 from recipes.stages.kind import UNSLOTH
 from recipes.stages.training import TrainingFields
 
 VERSIONED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "numpy", *UNSLOTH)
+STRATEGY = "strategy"
+"""In the manifest: how the processes shared the model."""
 EVALUATION_DUE = "evaluation_due"
 """In a checkpoint's `position`: its step is evaluated after the checkpoint, and was not yet."""
 
 
 @dataclass(frozen=True)
-class _Save:
+class Save:
     """A checkpoint that is being written: the parts of one step, and what its manifest says.
 
     Attributes:
@@ -70,7 +74,7 @@ class _Save:
     step: int
     draft: Path
     final: Path
-    parts: Parts
+    parts: Parts | ShardedParts
     model: Any
     finite: bool
     eval_loss: float | None
@@ -100,7 +104,7 @@ class CheckpointWriter:
         self._ancestors: list[tuple[int, int]] = _ancestors(ctx)
         self._custody = custody_of(parents_of(ctx), ctx.resume.path if ctx.resume is not None else None)
         self._staging = Staging()
-        self._in_background = bool(ctx.stage.async_save)
+        self._in_background = self.is_asynchronous = bool(ctx.stage.async_save)
         self._background = Background()
         self._bytes = 0
         self.last_step: int | None = None
@@ -146,38 +150,67 @@ class CheckpointWriter:
         began_s = time.monotonic()
         self.finish()
         waited_s = time.monotonic() - began_s
-        step = int(trainer.state.global_step)
-        position = {"epoch": trainer.state.epoch, **(plan or {}), **counters.saved()}
-        if self.last_step == step:
-            return self._add_evaluation(eval_loss, position)
-        if evaluation_follows:
-            position[EVALUATION_DUE] = True
-        draft = draft_of(self._ctx.checkpoints / checkpoint_name(step))
+        if self.last_step == int(trainer.state.global_step):
+            return self._add_evaluation(eval_loss, _position(trainer, counters, plan))
+        save = self.prepare(
+            trainer,
+            counters,
+            partial(parts_of, trainer, others),
+            eval_loss,
+            plan,
+            evaluation_follows=evaluation_follows,
+            began_s=began_s,
+        )
+        if save is None:
+            return False
         try:
-            parts = parts_of(trainer, others)
-            require_disk(self._ctx.checkpoints, self._bytes or staged_bytes(parts))
-            draft.mkdir()  # not its parents: a run directory that was moved away must not be made again
-            save = self._save(trainer, counters, parts, draft, began_s, eval_loss, position, evaluation_follows)
             staged = None if wait else self._staged(save)
         except (OSError, SafetensorError, RuntimeError) as error:
-            self._refused(step, draft, error)
+            self._refused(save.step, save.draft, error)
             return False
         if staged is None:
             saved = self._complete(save)
             counters.all_finite = counters.all_finite or saved
             return saved
-        self._ctx.emit(
-            CheckpointStaged(
-                stage=self._ctx.stage_name,
-                attempt=self._ctx.attempt,
-                step=step,
-                bytes=self._staging.kept_bytes,
-                stall_s=staged.stall_s or 0.0,
-                waited_s=waited_s,
-            )
-        )
-        self._complete_later(staged, counters)
+        self.complete_later(staged, counters, self._staging.kept_bytes, waited_s)
         return True
+
+    def prepare(
+        self,
+        trainer: Trainer,
+        counters: Counters,
+        take: Callable[[], Parts | ShardedParts],
+        eval_loss: float | None,
+        plan: Mapping[str, Any] | None,
+        *,
+        evaluation_follows: bool,
+        began_s: float,
+    ) -> Save | None:
+        """What to write of the present step, with a folder for it; None, after a warning, if there is no room.
+
+        Args:
+            trainer: the Trainer, right after an optimizer step.
+            counters: the progress so far.
+            take: gives the parts, whole or this process's.
+            eval_loss: as `commit` has it.
+            plan: likewise.
+            evaluation_follows: likewise.
+            began_s: when the training began to wait.
+        """
+        step = int(trainer.state.global_step)
+        draft = draft_of(self._ctx.checkpoints / checkpoint_name(step))
+        position = _position(trainer, counters, plan) | ({EVALUATION_DUE: True} if evaluation_follows else {})
+        try:
+            parts = take()
+            shares = self._ctx.world.size if isinstance(parts, ShardedParts) else 1
+            require_disk(self._ctx.checkpoints, self._bytes or shares * staged_bytes(parts))
+            draft.mkdir()  # not its parents: a run directory that was moved away must not be made again
+            if isinstance(parts, ShardedParts):
+                (draft / SHARDS).mkdir()
+            return self._save(trainer, counters, parts, draft, began_s, eval_loss, position, evaluation_follows)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            self._refused(step, draft, error)
+            return None
 
     def finish(self) -> None:
         """Wait for the checkpoint that is being written; `last_step` says whether it is committed.
@@ -195,18 +228,18 @@ class CheckpointWriter:
         self,
         trainer: Trainer,
         counters: Counters,
-        parts: Parts,
+        parts: Parts | ShardedParts,
         draft: Path,
         began_s: float,
         eval_loss: float | None,
         position: dict[str, Any],
         evaluation_follows: bool,
-    ) -> _Save:
+    ) -> Save:
         """What to write, with everything that the training changes taken from it now, but for the tensors."""
         ctx, step = self._ctx, int(trainer.state.global_step)
         if self._tokenizer is None:
             self._tokenizer = self._files_of_tokenizer()
-        return _Save(
+        return Save(
             step=step,
             draft=draft,
             final=ctx.checkpoints / checkpoint_name(step),
@@ -218,6 +251,7 @@ class CheckpointWriter:
             fields={
                 "tokens": counters.tokens,
                 "world_size": ctx.world.size,
+                STRATEGY: strategy_asked(ctx.stage, ctx.world),
                 "threads": torch.get_num_threads(),
                 "device": trainer.args.device.type,
                 **place(),
@@ -229,29 +263,54 @@ class CheckpointWriter:
             began_s=began_s,
         )
 
-    def _staged(self, save: _Save) -> _Save | None:
+    def _staged(self, save: Save) -> Save | None:
         """The save with copies of its parts; None, once with a warning, where the training has to wait for it."""
         if not self._in_background:
             return None
-        reason = why_no_copy(staged_bytes(save.parts) - self._staging.kept_bytes)
-        try:
-            if not reason:
-                parts = self._staging.copied(save.parts)
-                return dataclasses.replace(save, parts=parts, stall_s=time.monotonic() - save.began_s)
-        except (RuntimeError, MemoryError) as error:
-            reason = exhausted_memory(error)
-            if not reason:
-                raise
-            reason = f"its copy needs {quantities.size(staged_bytes(save.parts))}, and memory ran out ({reason})"
+        parts, reason = self._staging.tried(save.parts)
+        if parts is not None:
+            return dataclasses.replace(save, parts=parts, stall_s=time.monotonic() - save.began_s)
         self._in_background = False
-        self._staging.release()
-        self._ctx.warn(
-            f"the training waits for each checkpoint from step {save.step} on, as without async_save: {reason}"
-        )
+        self.warn_of_waiting(save.step, reason)
         return None
 
-    def _complete_later(self, save: _Save, counters: Counters) -> None:
-        """Write a checkpoint beside the training, whose next steps count for the next checkpoint."""
+    def probe(self) -> Path | None:
+        """A new empty folder beside the checkpoints, for the others to look for; None if none can be made."""
+        folder = draft_of(self._ctx.checkpoints / "probe")
+        try:
+            folder.mkdir()
+        except OSError:
+            return None
+        return folder
+
+    def warn_of_gathering(self, reason: str) -> None:
+        """Say why the first process writes the whole model."""
+        self._ctx.warn(f"each checkpoint is brought together and written by the first process: {reason}")
+
+    def warn_of_waiting(self, step: int, reason: str) -> None:
+        """Say why the training waits for its checkpoints from now on."""
+        self._ctx.warn(f"the training waits for each checkpoint from step {step} on, as without async_save: {reason}")
+
+    def complete_later(self, save: Save, counters: Counters, copied_bytes: int, waited_s: float) -> None:
+        """Write a checkpoint beside the training, whose next steps count for the next checkpoint.
+
+        Args:
+            save: what to write.
+            counters: the progress so far.
+            copied_bytes: host memory that the copies take in all processes.
+            waited_s: seconds for which the training waited for the checkpoint before.
+        """
+        if save.stall_s is not None:
+            self._ctx.emit(
+                CheckpointStaged(
+                    stage=self._ctx.stage_name,
+                    attempt=self._ctx.attempt,
+                    step=save.step,
+                    bytes=copied_bytes,
+                    stall_s=save.stall_s,
+                    waited_s=waited_s,
+                )
+            )
         all_finite, counters.all_finite = counters.all_finite, True
 
         def job() -> None:
@@ -265,7 +324,7 @@ class CheckpointWriter:
 
         self._background.start(job)
 
-    def _complete(self, save: _Save) -> bool:
+    def _complete(self, save: Save) -> bool:
         """Write, commit and report a checkpoint, and remove old ones; False, after a warning, when the write failed."""
         try:
             event = self._write(save)
@@ -332,9 +391,13 @@ class CheckpointWriter:
         self._rotate()
         return True
 
-    def _write(self, save: _Save) -> CheckpointCommitted:
+    def _write(self, save: Save) -> CheckpointCommitted:
         ctx, began_s = self._ctx, time.monotonic()
-        write_parts(save.draft, save.model, save.parts)
+        known: Mapping[str, str] = {}
+        if isinstance(save.parts, ShardedParts):
+            known = save.parts.write(save.draft, save.model)
+        else:
+            write_parts(save.draft, save.model, save.parts)
         for name, data in (self._tokenizer or {}).items():
             path = save.draft / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -344,6 +407,7 @@ class CheckpointWriter:
         self._faults.save(save.step)
         sha256 = write_manifest(
             save.draft,
+            known,
             run=ctx.run_id,
             stage=ctx.stage_name,
             attempt=ctx.attempt,
@@ -422,6 +486,11 @@ class CheckpointWriter:
         for attempt in self._run.attempts(stage):
             if attempt == self._ctx.attempt or not lock_is_held(self._run.engine_lock(stage, attempt)):
                 clean_leftovers(self._run.checkpoints(stage, attempt))
+
+
+def _position(trainer: Trainer, counters: Counters, plan: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Where the training is, for the manifest."""
+    return {"epoch": trainer.state.epoch, **(plan or {}), **counters.saved()}
 
 
 def damage(model: torch.nn.Module) -> str:

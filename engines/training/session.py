@@ -52,6 +52,7 @@ from engines.words import PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING, PHASE_
 from recipes import quantities
 from recipes.problems import OperatorError, printable
 from recipes.stages.kind import backend_of
+from recipes.stages.launch.fields import launch_of
 from recipes.stages.steps import eval_every, is_due, planned_steps, save_every
 from recipes.stages.training import TrainingFields
 
@@ -84,7 +85,12 @@ class Session:
         if self.point is not None:
             check_resume(ctx, self.point)
             self._restore(read_manifest(self.point.path), self.point.step)
-        self.writer = SharedWriter(CheckpointWriter(ctx, self.faults, task.save_tokenizer), self.world)
+        self.writer = SharedWriter(
+            CheckpointWriter(ctx, self.faults, task.save_tokenizer),
+            self.world,
+            self.faults,
+            neighbours=launch_of(self.stage).processes,
+        )
         self.last_eval: Evaluated | None = None
         self.scalars = Scalars(ctx, self.resumed_step, self.world)
         self.trainer: Any = self._trainer(task.method)

@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from engines.artifacts.sharded import is_in_shards
 from engines.context import StageContext
 from engines.data_wait import DataWait
 from engines.forward.arrangement import PADDED, Arrangement
@@ -44,6 +45,7 @@ from engines.ranks.share import SharedBatches, SharedDataset, collate_shared
 from engines.ranks.states import load_divided, own_random_states
 from engines.training.faults import Faults
 from engines.training.optimizers.muon import muon_of
+from engines.training.saves.from_shards import load_training, load_weights
 from engines.training.schedule import Schedule, schedule_for, schedule_of
 from engines.world import World
 from recipes.stages.training import MUON, TrainingFields
@@ -309,13 +311,18 @@ class EngineMixin:
         # The checkpoint's values replace those of the stage's fields, which a resume may have changed.
         recipe = copy.copy(schedule_of(self.lr_scheduler))
         settings = [{name: group[name] for name in _SETTINGS if name in group} for group in self.optimizer.param_groups]
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        if is_in_shards(Path(checkpoint)):
+            load_training(self.optimizer, self.lr_scheduler, Path(checkpoint))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
         for group, values in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(values)
         self.session.after_scheduler_load(recipe)
 
     def _load_from_checkpoint(self, folder: str, model: Any = None) -> None:
-        if not load_divided(model or self.model, Path(folder)):
+        if is_in_shards(Path(folder)):
+            load_weights(model or self.model, Path(folder))
+        elif not load_divided(model or self.model, Path(folder)):
             super()._load_from_checkpoint(folder, model)  # type: ignore[misc]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:

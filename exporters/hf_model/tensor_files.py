@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.artifacts.sharded import refuse_shards
 from engines.files import Draft, open_regular, read_into
 from engines.json_text import read_json
 from recipes.problems import OperatorError, printable
@@ -226,6 +227,7 @@ def _read_rows_into(info: TensorInfo, start: int, place: memoryview) -> None:
 
 
 def _weight_files(folder: Path) -> list[Path]:
+    refuse_shards(folder)
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():  # transformers prefers it over an index beside it
         return [single]

@@ -16,7 +16,7 @@ from textual.screen import Screen
 from textual.widgets import Button, Static
 from textual.worker import get_current_worker
 
-from cockpit.one_stage.fits import resume_words, why_no_export, why_no_merge, why_no_resume
+from cockpit.one_stage.fits import WHY_SHARDS, resume_words, why_no_export, why_no_merge, why_no_resume
 from cockpit.one_stage.from_run import export_recipe, merge_recipe
 from cockpit.one_stage.origins import base_of
 from cockpit.one_stage.recipe import Input, OneStageRecipe
@@ -40,6 +40,7 @@ from cockpit.tui.look.notices import say
 from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, palette, state_glyph
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line_list import LineList
+from engines.artifacts.sharded import is_in_shards
 from engines.chatting.lines import Job
 from engines.emitter import wall_clock_s
 from engines.run_dir import RunDir, RunDirError
@@ -357,6 +358,9 @@ class CheckpointsScreen(Screen[None]):
         """Talk with the selected result or checkpoint, or the newest; asks which where the run has GGUF files."""
         item = self.item
         chosen = item.source if item is not None else None
+        if chosen is not None and is_in_shards(chosen.path):
+            say(self, WHY_SHARDS, "warning")
+            return
         found = [other.source for other in self._items if other.row is None and other.source is not None]
         models = dict(run_models(self._run, self._stages, chosen or next(iter(found), None)))
 

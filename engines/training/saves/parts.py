@@ -6,6 +6,7 @@ This is the one place that says what is saved of a training. Trainer restores it
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import hashlib
 import os
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +30,18 @@ from engines.world import world
 MODEL, OPTIMIZER, SCHEDULER, RANDOM, STATE = (
     "model", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
 )  # fmt: skip
+
+
+class Copies(Protocol):
+    """Makes copies of tensors in host memory."""
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The copy of a tensor."""
+        ...
+
+    def within(self, value: Any) -> Any:
+        """The same tables and lists with copies of their tensors."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,11 @@ class Parts:
         """Every tensor that the next step may change."""
         yield from (self.model[name] for name in sorted(self.trained))
         yield from _tensors(self.optimizer)
+
+    def copied(self, copies: Copies) -> Parts:
+        """The same with copies of everything that the next step may change."""
+        model = {name: copies.of(value) if name in self.trained else value for name, value in self.model.items()}
+        return dataclasses.replace(self, model=model, optimizer=copies.within(self.optimizer))
 
     def all_finite(self) -> bool:
         """Whether every trained weight and every floating tensor of the optimizer's state is finite."""
@@ -121,11 +139,25 @@ def write_parts(folder: Path, model: Any, parts: Parts) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
     write_model(model, folder, dict(parts.model))
     torch.save(parts.optimizer, folder / OPTIMIZER)
-    torch.save(parts.scheduler, folder / SCHEDULER)
-    torch.save(parts.random_states, folder / RANDOM)
-    for rank, states in enumerate(parts.others, 1):
+    write_states(folder, parts.scheduler, parts.random_states, parts.others, parts.state)
+
+
+def write_states(
+    folder: Path, scheduler: Any, random_states: Any, others: Sequence[Mapping[str, Any]], state: Any
+) -> None:
+    """Write what is small of a training: the scheduler, the random states of all processes, and Trainer's counters."""
+    torch.save(scheduler, folder / SCHEDULER)
+    torch.save(random_states, folder / RANDOM)
+    for rank, states in enumerate(others, 1):
         torch.save(dict(states), folder / random_states_file(rank))
-    parts.state.save_to_json(str(folder / STATE))
+    state.save_to_json(str(folder / STATE))
+
+
+def write_settings(model: Any, folder: Path) -> None:
+    """Write what a model's folder has beside its weights: config.json, generation_config.json."""
+    model.save_pretrained(str(folder), state_dict={})
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
 
 
 def save_model(model: Any, folder: Path) -> None:

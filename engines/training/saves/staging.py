@@ -7,13 +7,30 @@ is used again by the next.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 
-from engines.training.saves.parts import Parts
+from engines.exhausted_memory import exhausted_memory
+from engines.training.saves.parts import Copies
+from engines.training.saves.room import why_no_copy
+from recipes.quantities import size
+
+
+class Changing(Protocol):
+    """The parts of a training, or of one of its processes."""
+
+    def changing(self) -> Iterator[torch.Tensor]:
+        """Every tensor that the next step may change."""
+        ...
+
+    def copied(self, copies: Copies) -> Self:
+        """The same with copies of them."""
+        ...
+
+
+Saved = TypeVar("Saved", bound=Changing)
 
 
 class Staging:
@@ -27,19 +44,38 @@ class Staging:
         """Bytes of the memory that is kept from the last save."""
         return sum(buffer.numel() for buffers in self._kept.values() for buffer in buffers)
 
-    def copied(self, parts: Parts) -> Parts:
+    def copied(self, parts: Saved) -> Saved:
         """The parts with copies of everything that the next step may change; those of an earlier call are overwritten.
 
         Raises:
             RuntimeError: the memory is exhausted.
         """
         copies = _Copies(self._kept)
-        model = {name: copies.of(value) if name in parts.trained else value for name, value in parts.model.items()}
-        staged = dataclasses.replace(parts, model=model, optimizer=copies.within(parts.optimizer))
+        staged = parts.copied(copies)
         self._kept = copies.used
         if copies.from_device:
             torch.cuda.synchronize()
         return staged
+
+    def tried(self, parts: Saved, processes: int = 1) -> tuple[Saved | None, str]:
+        """The parts with copies, or None and why host memory does not take them.
+
+        Args:
+            parts: of this process.
+            processes: how many of this host make copies of this size.
+        """
+        needed = staged_bytes(parts)
+        reason = why_no_copy((needed - self.kept_bytes) * processes)
+        try:
+            if not reason:
+                return self.copied(parts), ""
+        except (RuntimeError, MemoryError) as error:
+            reason = exhausted_memory(error)
+            if not reason:
+                raise
+            reason = f"its copy needs {size(needed)}, and memory ran out ({reason})"
+        self.release()
+        return None, reason
 
     def release(self) -> None:
         """Give the memory back."""
@@ -87,7 +123,7 @@ class _Copies:
         return buffer
 
 
-def staged_bytes(parts: Parts) -> int:
+def staged_bytes(parts: Changing) -> int:
     """Bytes of host memory that copies of the parts take."""
     storages = (tensor.untyped_storage() for tensor in parts.changing())
     return sum({storage._cdata: storage.nbytes() for storage in storages}.values())

@@ -60,7 +60,7 @@ def save(folder: Path, step: int, seed: int, rank: int, lives: Callable[[], bool
         pieces["norm"] = shards.Piece(whole["norm"], (0,), (4,))
     shards.write_shard(draft, rank, 2, pieces)
     if rank == 0:
-        shards.collect_shards(draft, 2, keep_waiting=lives, timeout_s=60.0)
+        shards.collect_shards(draft, 2, why_stop=lambda: "" if lives() else "rank 1 has died", timeout_s=60.0)
         (draft / "config.json").write_text("{}")
         write_manifest(draft, step=step, healthy=True)
         commit_folder(draft, folder / f"step-{step}")
@@ -77,7 +77,7 @@ def main() -> None:
     for line in sys.stdin:
         wanted = json.loads(line)
         folder = Path(wanted["folder"])
-        (folder / f".tmp-step-{wanted['step']}-0").mkdir()
+        (folder / f".tmp-step-{wanted['step']}-0" / "shards").mkdir(parents=True)
         children: list[int] = []
         for rank in (1, 0):
             child = os.fork()
