@@ -65,10 +65,15 @@ LONG: dict[str, Any] = {"max_steps": 100_000, "step_s": 0.02, "save_steps": 10, 
 
 def ranks_of(run: RunDir, attempt: int) -> dict[int, Identity]:
     """Both processes of an attempt, once they have made steps in it."""
+    return ranks_of_stage(run, "part-1", attempt)
+
+
+def ranks_of_stage(run: RunDir, stage: str, attempt: int) -> dict[int, Identity]:
+    """The same of any stage."""
     wait_for(
         lambda: any(isinstance(e, Step) and e.attempt == attempt for e in events(run)), f"a step of attempt {attempt}"
     )
-    engine = find_engine(run, "part-1", attempt)
+    engine = find_engine(run, stage, attempt)
     assert engine is not None
     engine.close()
     found = rank_processes(engine.identity, run.root)

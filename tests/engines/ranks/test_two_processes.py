@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from engines.artifacts.manifest import verify_manifest
 from tests.engines.preference.pairs import DPO, WHOLE, write_pairs
 from tests.engines.ranks.together import PRINTED, Record, assert_same, launch
 from tests.engines.training import tiny
@@ -186,6 +188,47 @@ def test_the_first_process_alone_writes_what_all_have_in_common(folder: Path) ->
         assert len(first.of("sampled_text")) == 3
 
 
+def optimizer_state(checkpoint: Path) -> dict[str, Any]:
+    """The state of the optimizer in a checkpoint, in shards or not."""
+    import torch
+
+    from engines.artifacts.sharded import is_in_shards
+    from engines.training.saves.shards import Shards
+
+    if not is_in_shards(checkpoint):
+        return dict(torch.load(checkpoint / "optimizer.pt", weights_only=True))
+    shards = Shards(checkpoint)
+    state: dict[int, dict[str, Any]] = {}
+    for _, number, key in (name.split("/") for name in shards.names if name.startswith("optimizer/")):
+        state.setdefault(int(number), {})[key] = shards.read(f"optimizer/{number}/{key}")
+    return {"state": state, "param_groups": json.loads((checkpoint / "shards" / "optimizer.json").read_text())}
+
+
+def test_each_of_two_divided_processes_has_written_about_half_of_a_checkpoint(folder: Path) -> None:
+    checkpoint = Record(folder, "fsdp2").checkpoint(16)
+    sizes = [path.stat().st_size for path in sorted((checkpoint / "shards").glob("shard-*.safetensors"))]
+    assert len(sizes) == 2
+    assert max(sizes) < 1.1 * min(sizes)
+    assert sorted(path.name for path in (checkpoint / "shards").glob("*.json")) == ["optimizer.json", "shards.json"]
+    assert list(checkpoint.glob("*.safetensors")) == [], "no program takes a part for the whole"
+    assert verify_manifest(checkpoint) == []
+
+
+@pytest.mark.parametrize("name", ["fsdp2", "full-fsdp2"])
+def test_consolidated_weights_have_the_bytes_of_the_gathered_ones(folder: Path, tmp_path: Path, name: str) -> None:
+    from engines.artifacts.consolidate import consolidate
+
+    found = Record(folder, name)
+    last = int(found.metrics["steps"])
+    size = consolidate(found.checkpoint(last), tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == (found.out / "model.safetensors").read_bytes()
+    for file in ("config.json", "generation_config.json"):
+        assert (tmp_path / "model" / file).read_bytes() == (found.out / file).read_bytes(), file
+    assert (tmp_path / "model" / "tokenizer_config.json").is_file()
+    assert size == sum(path.stat().st_size for path in (tmp_path / "model").iterdir() if path.name != "manifest.json")
+    assert verify_manifest(tmp_path / "model") == []
+
+
 def test_weights_and_optimizer_are_those_of_one_process(folder: Path, one: Callable[..., Any]) -> None:
     import torch
     from safetensors.torch import load_file
@@ -198,7 +241,7 @@ def test_weights_and_optimizer_are_those_of_one_process(folder: Path, one: Calla
         assert found.keys() == whole.keys()
         for key, value in whole.items():
             assert torch.allclose(found[key], value, rtol=1e-4, atol=1e-5), key
-        other = torch.load(Record(folder, name).checkpoint(16) / "optimizer.pt", weights_only=True)
+        other = optimizer_state(Record(folder, name).checkpoint(16))
         assert other["param_groups"][0].keys() == state["param_groups"][0].keys()
         for number, values in state["state"].items():
             for key, value in values.items():
@@ -247,6 +290,18 @@ def resumed(
             jobs.append({**again, "name": name, "resume": str(ctx.checkpoints / "step-16")})
         jobs.append({**again, "name": f"{name}-straight", "resume": str(point)})
     two = tmp_path_factory.mktemp("again")
+    given = {field: str(path) for field, path in inputs["pretrain"].items()}
+    of_ddp, of_fsdp2 = (str(Record(folder, name).checkpoint(8)) for name in ("ddp", "fsdp2"))
+    as_ddp, as_fsdp2 = ({"inputs": given, "stage": JOBS[name]} for name in ("ddp", "fsdp2"))
+    between = str(two / "fsdp2-ddp" / "rank0" / "run" / "stages" / "base" / "3" / "checkpoints" / "step-16")
+    jobs += [
+        {**as_ddp, "name": "fsdp2-ddp", "attempt": 3, "resume": of_fsdp2},
+        {**as_fsdp2, "name": "fsdp2-ddp-fsdp2", "attempt": 4, "resume": between},
+        {**as_fsdp2, "name": "ddp-fsdp2", "attempt": 3, "resume": of_ddp},
+    ]
+    files = {field: str(path) for field, path in inputs["finetune"].items()}
+    saved = str(Record(folder, "full-fsdp2").checkpoint(6))
+    jobs.append({"name": "full", "stage": JOBS["full-fsdp2"], "inputs": files, "attempt": 2, "resume": saved})
     launch(two, jobs)
     return once, two
 
@@ -262,6 +317,25 @@ def test_two_then_one_then_two_processes_continue_as_if_nothing_had_changed(
     assert_same(Record(again, f"{name}-straight").steps, whole[8:], 1e-6)
     warned = " ".join(warning["message"] for warning in Record(again, name).of("warned"))
     assert "world_size was 1, now 2" in warned
+
+
+@pytest.mark.parametrize(
+    ("name", "like", "first", "said"),
+    [
+        ("fsdp2-ddp", "fsdp2", 8, "strategy was fsdp2, now ddp"),
+        ("fsdp2-ddp-fsdp2", "fsdp2", 16, "strategy was ddp, now fsdp2"),
+        ("ddp-fsdp2", "ddp", 8, "strategy was ddp, now fsdp2"),
+        ("full", "full-fsdp2", 6, ""),
+    ],
+)
+def test_a_checkpoint_of_one_strategy_continues_with_the_other(
+    folder: Path, resumed: tuple[dict[str, Any], Path], name: str, like: str, first: int, said: str
+) -> None:
+    found = Record(resumed[1], name)
+    assert not found.error
+    assert_same(found.steps, Record(folder, like).steps[first:], 1e-6)
+    warned = [warning["message"] for warning in found.of("warned") if "results may differ" in warning["message"]]
+    assert [said in one for one in warned] == ([True] if said else []), "in one line"
 
 
 def test_a_resume_in_as_many_processes_draws_the_same_random_numbers(
