@@ -34,9 +34,9 @@ from recipes.quantities import size as size_words
 
 WEIGHTS = "model.safetensors"
 CHUNK_BYTES = 16 * 1024 * 1024
-_STATE = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
-"""Files of a checkpoint that belong to the training and not to the model; random states too."""
+_STATE = "trainer_state.json"
 _RANDOM = "rng_state"
+"""Files of a checkpoint that belong to the training and not to the model."""
 _MAX_HEADER_BYTES = 100_000_000
 _RESERVE_BYTES = 1 << 20
 
@@ -93,7 +93,7 @@ def _require_room(folder: Path, needed_bytes: int) -> None:
 def _copy_files(checkpoint: Path, draft: Path, names: list[str]) -> None:
     """Copy what belongs to the model: its configuration and its tokenizer."""
     for name in names:
-        if name in _STATE or name.startswith((f"{SHARDS}/", _RANDOM)):
+        if name == _STATE or name.startswith((f"{SHARDS}/", _RANDOM)):
             continue
         (draft / name).parent.mkdir(parents=True, exist_ok=True)
         with open_regular(checkpoint / name) as source, (draft / name).open("wb") as target:

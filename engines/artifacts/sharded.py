@@ -21,8 +21,8 @@ from recipes.problems import OperatorError, printable
 
 SHARDS = "shards"
 INDEX = "shards.json"
-OPTIMIZER = "optimizer.json"
-"""In the folder of the shards: the settings of the optimizer's groups of weights."""
+TRAINING = "training.json"
+"""In the folder of the shards: the settings of the optimizer's groups of weights, and the state of the schedule."""
 MODEL_PREFIX, OPTIMIZER_PREFIX = "model/", "optimizer/"
 """In the names of the tensors: a weight by its name in the model, a state by its weight's number and its own name."""
 FORMAT = 1

@@ -44,7 +44,7 @@ def _checkpoint(root: Path, wanted: str) -> Path:
     """The folder of a checkpoint.
 
     Raises:
-        OperatorError: there is none.
+        OperatorError: no checkpoint has this name.
     """
     folder = Path(wanted).expanduser()
     if folder.is_dir():

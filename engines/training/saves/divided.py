@@ -16,13 +16,13 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from transformers.core_model_loading import revert_weight_conversion
 
-from engines.artifacts.sharded import MODEL_PREFIX, OPTIMIZER, OPTIMIZER_PREFIX, SHARDS, Box, ShardsError
+from engines.artifacts.sharded import MODEL_PREFIX, OPTIMIZER_PREFIX, SHARDS, TRAINING, Box, ShardsError
 from engines.files import read_regular_bytes
 from engines.json_text import parse_json
 from engines.ranks.placement import part_of
 from engines.training.saves.shards import Piece, Shards
 
-MAX_OPTIMIZER_BYTES = 64 * 1024 * 1024
+MAX_TRAINING_BYTES = 64 * 1024 * 1024
 _PAIRS = ("betas",)
 """Settings that are pairs, which JSON has as lists."""
 
@@ -111,8 +111,8 @@ def fill_model(model: Any, checkpoint: Path) -> None:
             part_of(here[name]).copy_(_read(shards, f"{MODEL_PREFIX}{name}", here[name]))
 
 
-def load_optimizer(optimizer: Any, checkpoint: Path) -> None:
-    """Load an optimizer's state, or this process's parts of it, and the settings of its groups.
+def load_training(optimizer: Any, scheduler: Any, checkpoint: Path) -> None:
+    """Load an optimizer's state, or this process's parts of it, the settings of its groups, and the schedule.
 
     Raises:
         ShardsError: a shard is damaged, or the state is that of other weights.
@@ -129,17 +129,17 @@ def load_optimizer(optimizer: Any, checkpoint: Path) -> None:
     if sorted(state) != list(range(len(weights))):
         raise ShardsError("the optimizer's state is that of other weights")
     try:
-        groups = parse_json(read_regular_bytes(checkpoint / SHARDS / OPTIMIZER, MAX_OPTIMIZER_BYTES, follow=False))
-        pairs = [{key: tuple(group[key]) for key in _PAIRS if key in group} for group in groups]
-        given = [{**group, **own} for group, own in zip(groups, pairs, strict=True)]
-        optimizer.load_state_dict({"state": state, "param_groups": given})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ShardsError(f"{OPTIMIZER} does not fit this training: {error}") from error
+        found = parse_json(read_regular_bytes(checkpoint / SHARDS / TRAINING, MAX_TRAINING_BYTES, follow=False))
+        groups = [{**one, **{key: tuple(one[key]) for key in _PAIRS if key in one}} for one in found["groups"]]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        scheduler.load_state_dict(found["schedule"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ShardsError(f"{TRAINING} does not fit this training: {error}") from error
 
 
-def settings_bytes(groups: list[dict[str, Any]]) -> bytes:
-    """The settings of the optimizer's groups as a file."""
-    return json.dumps(groups, indent=1).encode() + b"\n"
+def training_bytes(groups: list[dict[str, Any]], schedule: Mapping[str, Any]) -> bytes:
+    """The settings of the optimizer's groups and the state of the schedule, as a file."""
+    return json.dumps({"groups": groups, "schedule": dict(schedule)}, indent=1).encode() + b"\n"
 
 
 def _weights(optimizer: Any) -> list[torch.Tensor]:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engines.artifacts.sharded import ShardsError
-from engines.training.saves.divided import fill_model, load_optimizer
-from engines.training.saves.parts import SCHEDULER
+from engines.training.saves import divided
 from recipes.problems import OperatorError, printable
 
 _OTHER = "resume from another checkpoint"
@@ -22,7 +19,7 @@ def load_weights(model: Any, checkpoint: Path) -> None:
         OperatorError: the checkpoint is damaged, or is one of another model.
     """
     try:
-        fill_model(model, checkpoint)
+        divided.fill_model(model, checkpoint)
     except ShardsError as error:
         raise OperatorError(f"checkpoint {checkpoint}: {printable(str(error), 400)}", _OTHER) from error
 
@@ -34,7 +31,6 @@ def load_training(optimizer: Any, scheduler: Any, checkpoint: Path) -> None:
         OperatorError: the checkpoint is damaged, or is one of another model.
     """
     try:
-        load_optimizer(optimizer, checkpoint)
-        scheduler.load_state_dict(torch.load(checkpoint / SCHEDULER, map_location="cpu", weights_only=True))
-    except (ShardsError, OSError) as error:
+        divided.load_training(optimizer, scheduler, checkpoint)
+    except ShardsError as error:
         raise OperatorError(f"checkpoint {checkpoint}: {printable(str(error), 400)}", _OTHER) from error

@@ -139,14 +139,12 @@ def write_parts(folder: Path, model: Any, parts: Parts) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
     write_model(model, folder, dict(parts.model))
     torch.save(parts.optimizer, folder / OPTIMIZER)
-    write_states(folder, parts.scheduler, parts.random_states, parts.others, parts.state)
+    torch.save(parts.scheduler, folder / SCHEDULER)
+    write_states(folder, parts.random_states, parts.others, parts.state)
 
 
-def write_states(
-    folder: Path, scheduler: Any, random_states: Any, others: Sequence[Mapping[str, Any]], state: Any
-) -> None:
-    """Write what is small of a training: the scheduler, the random states of all processes, and Trainer's counters."""
-    torch.save(scheduler, folder / SCHEDULER)
+def write_states(folder: Path, random_states: Any, others: Sequence[Mapping[str, Any]], state: Any) -> None:
+    """Write the random states of all processes, and Trainer's counters."""
     torch.save(random_states, folder / RANDOM)
     for rank, states in enumerate(others, 1):
         torch.save(dict(states), folder / random_states_file(rank))

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from engines.artifacts.sharded import OPTIMIZER, SHARDS
+from engines.artifacts.sharded import SHARDS, TRAINING
 from engines.files import write_durably
-from engines.training.saves.divided import group_settings, pieces_of, settings_bytes, training_tensors
+from engines.training.saves.divided import group_settings, pieces_of, training_bytes, training_tensors
 from engines.training.saves.parts import Copies, finite, random_states, write_settings, write_states
 from engines.training.saves.shards import Collected, Piece, collect_shards, write_shard
 from engines.world import World
@@ -37,7 +37,7 @@ class Stop:
         self._reason, self._from_s = reason, time.monotonic() + in_s
 
     def __call__(self) -> str:
-        """The reason; empty while there is none."""
+        """The reason; empty before there is one."""
         return self._reason if time.monotonic() >= self._from_s else ""
 
 
@@ -100,8 +100,8 @@ class ShardedParts:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
         self.write_own(folder)
         write_settings(model, folder)
-        write_durably(folder / SHARDS / OPTIMIZER, settings_bytes(self.groups))
-        write_states(folder, self.scheduler, self.random_states, self.others, self.state)
+        write_durably(folder / SHARDS / TRAINING, training_bytes(self.groups, self.scheduler))
+        write_states(folder, self.random_states, self.others, self.state)
         found = collect_shards(folder, self.world.size, why_stop=self.stop, timeout_s=RECEIPTS_S)
         self._collected.append(found)
         return found.sha256

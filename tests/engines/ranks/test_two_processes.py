@@ -62,6 +62,8 @@ JOBS: dict[str, dict[str, Any]] = {
         "max_steps": 3,
     },
     "nan": {**PRETRAIN, "launch": DDP},
+    "full-disk": {**PRETRAIN, "launch": FSDP2, "max_steps": 16},
+    "waits": {**PRETRAIN, "launch": FSDP2, "max_steps": 8, "async_save": False},
     "few": {**PRETRAIN, "launch": DDP, "per_device_train_batch_size": 64},
     "muon": {**PRETRAIN, "launch": DDP, "optim": "muon", "max_steps": 3},
     "best": {
@@ -93,7 +95,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path
 def folder(tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, dict[str, Path]]) -> Path:
     """The records of all jobs in two ranks."""
     made = tmp_path_factory.mktemp("two")
-    faults = {"nan": {"nan_loss": {"step": 3, "rank": 1}}}
+    faults = {
+        "nan": {"nan_loss": {"step": 3, "rank": 1}},
+        "full-disk": {"disk_full": {"step": 8, "rank": 1}},
+    }
     jobs = [
         {
             "name": name,
@@ -201,7 +206,7 @@ def optimizer_state(checkpoint: Path) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
     for _, number, key in (name.split("/") for name in shards.names if name.startswith("optimizer/")):
         state.setdefault(int(number), {})[key] = shards.read(f"optimizer/{number}/{key}")
-    return {"state": state, "param_groups": json.loads((checkpoint / "shards" / "optimizer.json").read_text())}
+    return {"state": state, "param_groups": json.loads((checkpoint / "shards" / "training.json").read_text())["groups"]}
 
 
 def test_each_of_two_divided_processes_has_written_about_half_of_a_checkpoint(folder: Path) -> None:
@@ -209,9 +214,31 @@ def test_each_of_two_divided_processes_has_written_about_half_of_a_checkpoint(fo
     sizes = [path.stat().st_size for path in sorted((checkpoint / "shards").glob("shard-*.safetensors"))]
     assert len(sizes) == 2
     assert max(sizes) < 1.1 * min(sizes)
-    assert sorted(path.name for path in (checkpoint / "shards").glob("*.json")) == ["optimizer.json", "shards.json"]
+    assert sorted(path.name for path in (checkpoint / "shards").glob("*.json")) == ["shards.json", "training.json"]
     assert list(checkpoint.glob("*.safetensors")) == [], "no program takes a part for the whole"
     assert verify_manifest(checkpoint) == []
+
+
+def test_a_process_that_cannot_write_is_named_and_the_training_continues_without_that_checkpoint(folder: Path) -> None:
+    found = Record(folder, "full-disk")
+    assert not found.error
+    warned = [one["message"] for one in found.of("warned") if "could not be written" in one["message"]]
+    assert len(warned) == 1
+    assert "checkpoint at step 8 could not be written (rank 1: No space left" in warned[0].replace("[Errno 28] ", "")
+    kept = [path.name for path in found.checkpoint(16).parent.iterdir()]
+    assert kept == ["step-16"], "nothing partial is left"
+    assert verify_manifest(found.checkpoint(16)) == []
+    assert_same(found.steps, Record(folder, "fsdp2").steps[:16], 1e-6)
+
+
+def test_a_save_that_the_training_waits_for_has_the_files_of_one_beside_it(folder: Path) -> None:
+    waits, beside = Record(folder, "waits"), Record(folder, "fsdp2")
+    assert waits.of("checkpoint_staged") == []
+    assert [one["step"] for one in beside.of("checkpoint_staged")] == [8, 16, 24]
+    for file in sorted((beside.checkpoint(8) / "shards").iterdir()):
+        assert (
+            waits.checkpoint(8) / "shards" / file.name
+        ).read_bytes() == file.read_bytes() or file.name == "training.json"
 
 
 @pytest.mark.parametrize("name", ["fsdp2", "full-fsdp2"])
