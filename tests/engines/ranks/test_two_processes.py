@@ -62,8 +62,8 @@ JOBS: dict[str, dict[str, Any]] = {
         "max_steps": 3,
     },
     "nan": {**PRETRAIN, "launch": DDP},
-    "full-disk": {**PRETRAIN, "launch": FSDP2, "max_steps": 16},
-    "waits": {**PRETRAIN, "launch": FSDP2, "max_steps": 8, "async_save": False},
+    "full-disk": {**PRETRAIN, "launch": FSDP2},
+    "waits": {**PRETRAIN, "launch": FSDP2, "async_save": False},
     "few": {**PRETRAIN, "launch": DDP, "per_device_train_batch_size": 64},
     "muon": {**PRETRAIN, "launch": DDP, "optim": "muon", "max_steps": 3},
     "best": {
@@ -225,10 +225,10 @@ def test_a_process_that_cannot_write_is_named_and_the_training_continues_without
     warned = [one["message"] for one in found.of("warned") if "could not be written" in one["message"]]
     assert len(warned) == 1
     assert "checkpoint at step 8 could not be written (rank 1: No space left" in warned[0].replace("[Errno 28] ", "")
-    kept = [path.name for path in found.checkpoint(16).parent.iterdir()]
-    assert kept == ["step-16"], "nothing partial is left"
+    kept = sorted(path.name for path in found.checkpoint(16).parent.iterdir())
+    assert kept == ["step-16", "step-24"], "nothing partial is left"
     assert verify_manifest(found.checkpoint(16)) == []
-    assert_same(found.steps, Record(folder, "fsdp2").steps[:16], 1e-6)
+    assert_same(found.steps, Record(folder, "fsdp2").steps, 1e-6)
 
 
 def test_a_save_that_the_training_waits_for_has_the_files_of_one_beside_it(folder: Path) -> None:
