@@ -69,7 +69,7 @@ def consolidate(checkpoint: Path, out: Path) -> int:
         _copy_files(checkpoint, draft, [str(entry["path"]) for entry in manifest["files"]])
         _write(checkpoint / SHARDS, draft / WEIGHTS, weights, _places(checkpoint / SHARDS, index))
         custody = custody_of([Parent(checkpoint.name, checkpoint)])
-        write_manifest(draft, kind="consolidate", step=manifest["step"], parents=custody["parents"], custody=custody)
+        write_manifest(draft, kind="model", step=manifest["step"], parents=custody["parents"], custody=custody)
         size = sum(entry["bytes"] for entry in read_manifest(draft)["files"])
         draft.rename(out)
         fsync_folder(out.parent)
