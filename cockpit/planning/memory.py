@@ -162,7 +162,7 @@ def memory_need(
         activations=int(GAPS * kept + transient),
         logits=int(_logits(stage, shape, tokens * labelled, _logit_bytes(stage, bf16=bf16, on_gpu=on_gpu))),
         accumulates=stage.gradient_accumulation_steps > 1,
-        copies=FLOAT32 * changed + optimizer if stage.async_save else 0,
+        copies=(FLOAT32 * changed + optimizer) // parts if stage.async_save else 0,
     )
 
 
