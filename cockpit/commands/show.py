@@ -20,7 +20,7 @@ from cockpit.text import formatting as fmt
 from cockpit.text.output import print_json, print_out
 from cockpit.text.safe_text import safe_text
 from engines.run_dir import RunDir
-from engines.words import ExitCode
+from engines.words import ExitCode, RunStatus
 
 CONSOLE_LINES = 10
 
@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> ExitCode:
         return ExitCode.DONE
     print_out(f"{found.id}: {real}")
     print_out("".join(f"{line}\n" for line in _why(found, state)), end="")
+    if real == RunStatus.LOST:
+        print_out(f"  none of its processes is alive; resume it: cockpit resume {found.id}")
     if real.is_live and health.line != real:
         ago = "" if health.silence_s is None else f" (last progress {fmt.ago(health.silence_s)})"
         print_out(f"health: {safe_text(health.line, 400)}{ago}")

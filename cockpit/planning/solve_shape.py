@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from recipes.stages.decoder.model_types import MODEL_TYPES, ModelType
 from recipes.stages.decoder.sizes import Sizes
@@ -95,10 +96,36 @@ def _shapes(wanted: Wanted) -> Iterator[Found]:
             for heads in wanted.heads or range(1, MOST_HEADS + 1):
                 if heads * width % BLOCK or not (wanted.layers or _usual_depth(heads * width, layers)):
                     continue
-                for kv_heads in wanted.kv_heads or range(1, heads + 1):
-                    if heads % kv_heads or not (wanted.kv_heads or heads <= MOST_QUERIES_FOR_A_KEY * kv_heads):
+                if _sizes(wanted, layers, width, heads, 1, 0).parameters > wanted.parameters:
+                    break  # attention alone is too large, and more heads make it larger
+                if (
+                    _sizes(wanted, layers, width, heads, heads, RATIOS[1] * heads * width).parameters
+                    < wanted.parameters
+                ):
+                    continue
+                for kv_heads in _divisors(heads):
+                    if kv_heads not in (wanted.kv_heads or range(-(-heads // MOST_QUERIES_FOR_A_KEY), heads + 1)):
                         continue
                     yield from _around(wanted, layers, width, heads, kv_heads)
+
+
+@cache
+def _divisors(number: int) -> tuple[int, ...]:
+    return tuple(one for one in range(1, number + 1) if number % one == 0)
+
+
+def _sizes(wanted: Wanted, layers: int, width: int, heads: int, kv_heads: int, inner: int) -> Sizes:
+    return Sizes(
+        hidden_size=heads * width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=width,
+        vocab_size=wanted.vocab_size,
+        tie_word_embeddings=wanted.tie_word_embeddings and MODEL_TYPES[wanted.model_type].tied,
+        model_type=wanted.model_type,
+    )
 
 
 def _usual_depth(hidden_size: int, layers: int) -> bool:
@@ -107,17 +134,7 @@ def _usual_depth(hidden_size: int, layers: int) -> bool:
 
 def _around(wanted: Wanted, layers: int, width: int, heads: int, kv_heads: int) -> Iterator[Found]:
     def sizes(inner: int) -> Sizes:
-        return Sizes(
-            hidden_size=heads * width,
-            intermediate_size=inner,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=kv_heads,
-            head_dim=width,
-            vocab_size=wanted.vocab_size,
-            tie_word_embeddings=wanted.tie_word_embeddings and MODEL_TYPES[wanted.model_type].tied,
-            model_type=wanted.model_type,
-        )
+        return _sizes(wanted, layers, width, heads, kv_heads, inner)
 
     without, one = sizes(0).parameters, sizes(BLOCK).parameters
     blocks = (wanted.parameters - without) // (one - without)

@@ -246,10 +246,14 @@ class Supervisor:
     def _supervise(self, engine: EngineProcess) -> None:
         """Wait for an engine's end; serve screens and requests meanwhile."""
         before_s = _children_cpu_s()
-        status = self.watch.until_end(engine, launch_of(self.plan.stage(engine.stage)))
-        used_s = round(_children_cpu_s() - before_s, 3) if engine.child is not None else None
+        launch = launch_of(self.plan.stage(engine.stage))
+        status = self.watch.until_end(engine, launch)
+        killed = (status or 0) < 0
+        # What starts others waits for them: when it is killed, the kernel adds their time to no one's.
+        known = engine.child is not None and not (killed and (engine.launcher or launch.world_size > 1))
+        used_s = round(_children_cpu_s() - before_s, 3) if known else None
         # An engine whose launcher was killed has no time to record that it was asked to stop: that is not why it ends.
-        self._kill_rest(engine.stage, term_grace_s=0.0 if engine.launcher and (status or 0) < 0 else 1.0)
+        self._kill_rest(engine.stage, term_grace_s=0.0 if engine.launcher and killed else 1.0)
         self._record_end(engine.stage, engine.attempt, status, used_s, engine.kills)
         engine.close()
 

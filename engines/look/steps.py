@@ -265,6 +265,12 @@ def _examples_of(segment: Segment) -> tuple[TrainingFields, Examples]:
     stage = stage_of(segment.stage)
     assert isinstance(stage, TrainingFields), "the caller names a stage that trains"
     data = Path(segment.data)
+    for field, place in (("data", data), ("model", Path(segment.model or data))):
+        if not place.exists():
+            raise OperatorError(
+                f"{field} — {place} does not exist any more, and the training read it",
+                "restore it, or name another run",
+            )
     if is_tokens_folder(data):
         return stage, Windows(data, stage.max_length)
     if not isinstance(stage, FinetuneFields) or segment.model is None:

@@ -8,11 +8,12 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from recipes.setting import setting
-from recipes.stages.decoder.model_types import MODEL_TYPES, DecoderType, ModelType
+from recipes.stages.decoder.model_types import MODEL_TYPES, TERNARY, DecoderType, ModelType
 from recipes.stages.decoder.rope import RopeParameters
 from recipes.stages.decoder.sizes import Sizes
 from recipes.stages.fields import starting_weights
 from recipes.stages.kind import StageKind
+from recipes.stages.launch.fields import FSDP2
 from recipes.stages.training import EVALUATES, TrainingFields, training_metrics, training_needs
 
 SAMPLE_METRICS = (
@@ -214,6 +215,15 @@ class PretrainStage(TrainingFields):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def launch_problems(self) -> Iterator[str]:
+        """What does not work with parts of weights and of optimizer states."""
+        yield from super().launch_problems()
+        if self.launch.strategy == FSDP2 and self.linear == TERNARY:
+            yield (
+                "linear — ternary layers need whole matrices for their scale, and fsdp2 divides them; got ternary;"
+                " allowed: float, or launch.strategy = ddp"
+            )
 
     def _head_problems(self) -> Iterator[str]:
         width, heads, kind = self.hidden_size, self.num_attention_heads, self.decoder

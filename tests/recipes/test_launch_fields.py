@@ -43,6 +43,18 @@ def test_a_strategy_that_a_stage_does_not_have_is_refused_at_its_line() -> None:
     assert "r.toml:9  a.launch.strategy" in str(refused.value.problems[0])
 
 
+def test_ternary_layers_are_not_divided(tmp_path: Path) -> None:
+    """The check refuses it, and not the engine after the stages before it have run."""
+    shape = "hidden_size = 64\nintermediate_size = 128\nnum_hidden_layers = 2\nnum_attention_heads = 2\n"
+    stage = (
+        f'[[stage]]\nname = "a"\nkind = "pretrain"\ndata = "./t"\nlinear = "ternary"\n{shape}num_key_value_heads = 2\n'
+    )
+    text = f'schema = 1\nname = "x"\n\n{stage}\n[stage.launch]\nprocesses = 2\nstrategy = "fsdp2"\n'
+    with pytest.raises(RecipeError) as refused:
+        load_recipe_text(text, tmp_path / "r.toml")
+    assert "a.linear — ternary layers need whole matrices" in " ".join(map(str, refused.value.problems))
+
+
 def test_two_processes_of_a_strategy_that_the_engine_has_are_accepted() -> None:
     assert problems(**TWO) == ""
     assert (Launch(**TWO).world_size, Launch(**TWO).words) == (2, "2 processes, ddp")

@@ -189,6 +189,8 @@ def test_a_killed_torchrun_is_named_and_no_rank_outlives_it(killed: Killed) -> N
     end = supervisors_ends(killed.run)[2]
     assert (end.reason, end.exit) == ("killed", -signal.SIGKILL)
     assert end.detail.startswith("torchrun, with 2 processes: killed by SIGKILL")
+    assert end.cpu_s is None, "the time of its processes is not known: it is not the little that torchrun used"
+    assert supervisors_ends(killed.run)[1].cpu_s
     assert [one.pid for one in killed.processes if one.is_alive()] == []
 
 

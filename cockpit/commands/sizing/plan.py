@@ -9,7 +9,7 @@ from typing import get_args
 
 from cockpit.command_line.arguments import add_json
 from cockpit.command_line.parser import CommandParser
-from cockpit.planning.solve_shape import BLOCK, WITHIN, Found, Wanted, solve_shape
+from cockpit.planning.solve_shape import BLOCK, MOST_HEADS, MOST_LAYERS, WITHIN, Found, Wanted, solve_shape
 from cockpit.text.output import print_json, print_out, say
 from cockpit.text.text_table import text_table
 from engines.words import ExitCode
@@ -20,6 +20,8 @@ from recipes.stages.decoder.model_types import ModelType
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 _LEAST, _MOST = 10**5, 10**13
 _LARGEST = 4096
+_MOST_PAIRS = 100_000
+"""Pairs of a number of layers and a number of heads that are searched: seconds."""
 _TOML = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "tie_word_embeddings",
@@ -80,6 +82,12 @@ def run(args: argparse.Namespace) -> ExitCode:
         kv_heads=_range("--kv-heads", args.kv_heads),
         **({} if args.head_dim is None else {"head_widths": (_bounded("--head-dim", args.head_dim, 2, 4096),)}),
     )
+    pairs = len(wanted.layers or range(MOST_LAYERS)) * len(wanted.heads or range(MOST_HEADS))
+    if pairs > _MOST_PAIRS:
+        raise OperatorError(
+            f"--layers, --heads — {pairs} pairs of them are too many to search; allowed: up to {_MOST_PAIRS}",
+            "give narrower ranges",
+        )
     found = solve_shape(wanted)
     if not found:
         raise OperatorError(
@@ -112,7 +120,10 @@ def _range(option: str, text: str) -> Sequence[int]:
     match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", text)
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= first <= last <= _LARGEST:
-        raise OperatorError(f"{option} — not a range; got {shown(text)}; allowed a number or two with - between")
+        raise OperatorError(
+            f"{option} — not a range; got {shown(text)}; allowed a number from 1 to {_LARGEST}, or two with - between"
+            " and the smaller one first"
+        )
     return range(first, last + 1)
 
 

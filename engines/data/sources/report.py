@@ -20,6 +20,7 @@ _SAID = (
     "unreadable_folder",
     "path_not_utf8",
     "symbolic_link",
+    "not_a_file",
     "bad_row",
 )
 """Reasons that the recipe did not ask for; what it excludes itself is only counted."""

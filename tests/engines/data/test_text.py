@@ -13,6 +13,7 @@ import pytest
 from engines.context import StopRequested
 from engines.data.documents import read_documents
 from engines.data.sources.documents import SourceFields
+from engines.data.sources.report import what_to_know
 from engines.data.split import SPLITS
 from engines.data.text import prepare_text
 from engines.events import Phase, Progress
@@ -89,6 +90,7 @@ def test_links_loops_sockets_and_odd_names_are_counted_and_never_followed(
     taken, metadata = prepared(source, tmp_path / "out", val_fraction=0, test_fraction=0)
     assert sorted(taken) == ["a.py", "in/b.py", "new\nline.py"]
     assert metadata["dropped"] == {"not_a_file": 2, "path_not_utf8": 1, "symbolic_link": 2}
+    assert "2 file(s) were left out: not a file" in what_to_know(metadata)
 
 
 def test_the_same_tree_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -225,6 +225,9 @@ def test_files_that_changed_since_the_training_are_named_and_nothing_is_claimed(
     assert f"second run: base.data {data}: changed train.bin" in said
     assert "✓" not in said
     assert json.loads(compared(json=True)[1])["same"] is None
+    data.rename(tmp_path / "elsewhere")
+    with pytest.raises(OperatorError, match="does not exist any more, and the training read it"):
+        compared(json=False)
 
 
 def test_the_rows_behind_a_planted_spike_name_the_planted_document(tmp_path: Path) -> None:
