@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from engines.data.ascii_words import Ids
 from engines.data.hard_strings import HARD_STRINGS, ORDINARY
+from engines.data.word_arrays import Ids
 from engines.data.word_ids import Arrays, of_bytes, of_pieces
 from engines.files import file_sha256
 from engines.json_text import read_json, read_object

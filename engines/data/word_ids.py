@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from engines.data.ascii_cuts import cuts_of_gpt2, cuts_of_pieces, cuts_of_words
-from engines.data.ascii_words import AsciiWords, EncodeAll, Ids
 from engines.data.special_pieces import SPACE_MARK
+from engines.data.word_arrays import EncodeAll, Ids, WordArrays
+from engines.data.word_cuts import cuts_of_gpt2, cuts_of_pieces, cuts_of_words
 
 MOST_WORDS = 1 << 18
 """Words that are remembered; then all are forgotten. With their ids they take about 50 MB."""
@@ -63,7 +63,7 @@ class WordIds:
         unsure: re.Pattern[str],
         otherwise: re.Pattern[str] | None = None,
         blank: str | None = None,
-        ascii_words: AsciiWords | None = None,
+        word_arrays: WordArrays | None = None,
     ) -> None:
         """Begin without known words.
 
@@ -73,23 +73,24 @@ class WordIds:
             unsure: characters for which `words` is not proven.
             otherwise: divides a text with such characters; without it, lines with one are encoded by the tokenizer.
             blank: a character that the tokenizer reads as a space.
-            ascii_words: encodes texts of ASCII, faster.
+            word_arrays: encodes the texts that it takes, faster.
         """
         self._words = words
         self._encode_all = encode_all
         self._unsure = unsure
         self._otherwise = otherwise
         self._blank = blank
-        self._ascii = ascii_words
+        self._arrays = word_arrays
         self._known: dict[str, bytes] = {}
 
     def encode_all(self, texts: Sequence[str]) -> list[Ids]:
         """The ids that the tokenizer has for each of several texts."""
-        ascii_words = self._ascii
-        if ascii_words is None:
+        if self._arrays is None:
             return [self.encode(text) for text in texts]
-        taken = [ascii_words.takes(text) for text in texts]
-        found = iter(ascii_words.encode([text for text, is_taken in zip(texts, taken, strict=True) if is_taken]))
+        if self._blank is not None:
+            texts = [text.replace(self._blank, " ") for text in texts]
+        taken = [self._arrays.takes(text) for text in texts]
+        found = iter(self._arrays.encode([text for text, is_taken in zip(texts, taken, strict=True) if is_taken]))
         return [next(found) if is_taken else self.encode(text) for text, is_taken in zip(texts, taken, strict=True)]
 
     def encode(self, text: str) -> Ids:
@@ -149,13 +150,13 @@ def of_pieces(model: Any, encode_all: EncodeAll) -> WordIds | None:
     after = {piece[at + 1] for piece in pieces for at in range(len(piece) - 1) if piece[at] == "\n"}
     joined = "".join(re.escape(one) for one in sorted(after | {"\n"}))
     coarse = _words_of_lines("[^ \\n]", joined)
-    whole = AsciiWords(cuts_of_pieces(piece.replace(SPACE_MARK, " ") for piece in pieces), encode_all)
+    whole = WordArrays(cuts_of_pieces(piece.replace(SPACE_MARK, " ") for piece in pieces), encode_all, only_ascii=False)
     if any(_LETTER_BESIDE_SIGN.search(piece) for piece in pieces):
-        return WordIds(coarse, encode_all, unsure=_NEVER, blank=SPACE_MARK, ascii_words=whole)
+        return WordIds(coarse, encode_all, unsure=_NEVER, blank=SPACE_MARK, word_arrays=whole)
     alone = not any(_DIGIT_BESIDE.search(piece) for piece in pieces)
     signs = _words_of_lines(f"[^ \\na-zA-Z{'0-9' if alone else ''}]", joined)
     fine = re.compile(f" *[a-zA-Z]+|{' *[0-9]|' if alone else ''}{signs.pattern}")
-    return WordIds(fine, encode_all, unsure=_NOT_ASCII, otherwise=coarse, blank=SPACE_MARK, ascii_words=whole)
+    return WordIds(fine, encode_all, unsure=_NOT_ASCII, otherwise=coarse, blank=SPACE_MARK, word_arrays=whole)
 
 
 _LETTER_BESIDE_SIGN = re.compile(r"[a-zA-Z][\x00-@\[-`{-\x7f]|[\x00-@\[-`{-\x7f][a-zA-Z]")
@@ -188,8 +189,8 @@ def of_bytes(tokenizer_json: str, encode_all: EncodeAll) -> WordIds | None:
     pattern = _PATTERNS.get(structure)
     if pattern is None:
         return None
-    whole = AsciiWords(_CUTS[structure], encode_all)
-    return WordIds(re.compile(_of_ascii(pattern)), encode_all, unsure=_UNSURE, ascii_words=whole)
+    whole = WordArrays(_CUTS[structure], encode_all, only_ascii=True)
+    return WordIds(re.compile(_of_ascii(pattern)), encode_all, unsure=_UNSURE, word_arrays=whole)
 
 
 _OTHER_MERGES = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")

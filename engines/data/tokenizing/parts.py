@@ -17,10 +17,10 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
-from engines.data.ascii_words import Ids
 from engines.data.documents import Document, split_file
 from engines.data.encoders import Encoder
 from engines.data.special_pieces import SPACE_MARK
+from engines.data.word_arrays import Ids
 from engines.files import file_sha256, open_regular, read_regular_bytes
 from recipes.problems import OperatorError
 
@@ -188,6 +188,8 @@ class PartEncoder:
 
     def _encode(self, documents: list[Document], first: bool, shard: BinaryIO, names: BinaryIO, made: _Made) -> None:
         texts = [document.text for document in documents]
+        joined = "\n".join(texts)
+        controls = [piece for piece in self._encoder.controls if piece in joined]
         for document, numbers in zip(documents, self._encoder.arrays(texts), strict=True):
             if numbers.size and int(numbers.max()) >= self._encoder.vocab_size:
                 raise OperatorError(
@@ -198,6 +200,7 @@ class PartEncoder:
             if self._is_control[numbers].any():
                 made.counts["left_out"] += 1
                 continue
+            made.counts["control_strings"] += any(piece in document.text for piece in controls)
             self._count(document.text, numbers, made, compared=first)
             encoded = np.append(numbers, self._encoder.eos_id).astype(self._dtype).tobytes()
             shard.write(encoded)
@@ -210,7 +213,6 @@ class PartEncoder:
 
     def _count(self, text: str, numbers: Ids, made: _Made, *, compared: bool) -> None:
         encoder, counts = self._encoder, made.counts
-        counts["control_strings"] += any(piece in text for piece in encoder.controls)
         reads_it_so = encoder.reads_space_mark and SPACE_MARK in text
         counts["space_marks"] += reads_it_so
         if encoder.unknown_id is not None:

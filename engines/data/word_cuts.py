@@ -1,4 +1,4 @@
-"""Where words begin in texts of ASCII, for tokenizers whose ids of a text are those of its words.
+"""Where words begin in texts, as bytes of UTF-8, for tokenizers whose ids of a text are those of its words.
 
 For byte-level BPE these are the words of its pattern, for SentencePiece the parts between which nothing merges.
 """
@@ -6,7 +6,6 @@ For byte-level BPE these are the words of its pattern, for SentencePiece the par
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -15,21 +14,27 @@ Codes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Cuts = Callable[[Codes, Places], Flags]
-"""Whether a word begins at each character of several texts; the places are those of the texts' first characters."""
+"""Whether a word begins at each byte of several texts; the places are those of the texts' first bytes."""
+
+
+_NO_BYTE = b"\xff"
+"""A byte that UTF-8 does not have."""
+_CONTINUES = slice(0x80, 0xC0)
+"""Bytes of UTF-8 that do not begin a character."""
 
 
 def cuts_of_pieces(pieces: Iterable[str]) -> Cuts:
     """For a vocabulary whose tokens come from merges of neighbours: words begin where no piece has two characters side
-    by side, so nothing merges across.
+    by side, so nothing merges across. Pairs of bytes stand for characters, which joins more than there is, never less.
 
     Args:
         pieces: the vocabulary's pieces, with blanks as blanks.
     """
-    begins = np.ones(1 << 16, dtype=np.bool_)
-    for piece in pieces:
-        for one, two in pairwise(piece):
-            if one.isascii() and two.isascii():
-                begins[ord(one) << 8 | ord(two)] = False
+    spelled = np.frombuffer(_NO_BYTE.join(piece.encode() for piece in pieces), dtype=np.uint8).astype(np.uint16)
+    pairs = np.ones((256, 256), dtype=np.bool_)
+    pairs[spelled[:-1], spelled[1:]] = False
+    pairs[:, _CONTINUES] = False  # within a character
+    begins = pairs.reshape(-1)
 
     def cuts(codes: Codes, firsts: Places) -> Flags:
         found = np.ones(len(codes), dtype=np.bool_)

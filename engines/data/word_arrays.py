@@ -1,4 +1,4 @@
-"""The ids of texts of ASCII from those of their words, with all words of many texts looked up at once.
+"""The ids of texts from those of their words, with all words of many texts looked up at once.
 
 What `engines.data.word_ids` does word by word, in arrays: where words begin, whether they are known, and their ids. A
 word is known by its bytes, not by a hash of them, so the ids are those of the tokenizer.
@@ -13,7 +13,7 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from engines.data.ascii_cuts import Cuts, Flags, Places
+from engines.data.word_cuts import Cuts, Flags, Places
 
 Ids = npt.NDArray[np.uint32]
 EncodeAll = Callable[[Sequence[str]], list[list[int]]]
@@ -34,28 +34,31 @@ _UNSURE = re.compile(r"[\x1c-\x1f]")
 """ASCII's separators: libraries differ in whether they are blanks."""
 
 
-class AsciiWords:
-    """Encodes texts of ASCII."""
+class WordArrays:
+    """Encodes texts."""
 
-    def __init__(self, cuts: Cuts, encode_all: EncodeAll) -> None:
+    def __init__(self, cuts: Cuts, encode_all: EncodeAll, *, only_ascii: bool) -> None:
         """Begin without known words.
 
         Args:
             cuts: where words begin: the ids of a text are those of its words, one after another.
             encode_all: the tokenizer.
+            only_ascii: `cuts` is for texts of ASCII, without its separators.
         """
         self._cuts = cuts
+        self._only_ascii = only_ascii
         self._encode_all = encode_all
         self._table = _Table()
 
     def takes(self, text: str) -> bool:
         """Whether words of the text can be found here."""
-        return text.isascii() and _UNSURE.search(text) is None
+        return not self._only_ascii or (text.isascii() and _UNSURE.search(text) is None)
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """The ids that the tokenizer has for each of several texts that are taken."""
-        data = "".join(texts).encode("ascii")
-        lasts = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        encoded = [text.encode() for text in texts]
+        data = b"".join(encoded)
+        lasts = np.cumsum([len(text) for text in encoded], dtype=np.int64)
         if not data:
             return [np.zeros(0, dtype=np.uint32) for _ in texts]
         firsts = np.concatenate([np.zeros(1, dtype=np.int64), lasts[:-1]])
@@ -83,7 +86,7 @@ class AsciiWords:
             places = zip(starts[missing].tolist(), (starts + sizes)[missing].tolist(), strict=True)
             words = [data[start:end] for start, end in places]
             new = list(dict.fromkeys(words))
-            first = table.add(self._encode_all([word.decode("ascii") for word in new]))
+            first = table.add(self._encode_all([word.decode() for word in new]))
             numbers = dict(zip(new, range(first, first + len(new)), strict=True))
             rows[missing] = list(map(numbers.__getitem__, words))
         ids, counts = table.ids_of(rows)
@@ -144,19 +147,18 @@ class _Table:
     def remember(self, keys: Keys, rows: Places) -> None:
         """Find these words from now on; `rows` may name a word more than once."""
         rows, firsts = np.unique(rows, return_index=True)
+        rows, firsts = rows[rows < MOST_WORDS], firsts[rows < MOST_WORDS]
         own = tuple(key[firsts] for key in keys)
-        row_of, rows_left = self._slot_rows, MOST_WORDS
-        for number, slot, *values in zip(
-            rows.tolist(), _slots(own).tolist(), *(key.tolist() for key in own), strict=True
-        ):
-            if number >= rows_left:
-                break
-            at = slot
-            while row_of[at] >= 0:
-                at = (at + 1) & ((1 << _SLOTS_BITS) - 1)
-            row_of[at] = number
-            for place, value in zip(self._slot_keys, values, strict=True):
-                place[at] = value
+        slots, left = _slots(own), np.arange(len(rows))
+        while left.size:
+            free = left[self._slot_rows[slots[left]] < 0]
+            _, winners = np.unique(slots[free], return_index=True)
+            placed = free[winners]
+            self._slot_rows[slots[placed]] = rows[placed]
+            for place, key in zip(self._slot_keys, own, strict=True):
+                place[slots[placed]] = key[placed]
+            left = np.setdiff1d(left, placed, assume_unique=True)
+            slots[left] = (slots[left] + 1) & ((1 << _SLOTS_BITS) - 1)
         self.known = min(MOST_WORDS, len(self._counts))
 
 
