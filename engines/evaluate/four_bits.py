@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engines.artifacts.adapter_folder import BASE_JSON, is_adapter
+from engines.artifacts.adapter_folder import BASE_JSON, OUTPUT_HEADS, is_adapter
 from engines.json_text import read_object
 from recipes.problems import OperatorError, printable
 
-_OUTPUT_HEAD = "lm_head"
 _TYPES = ("nf4", "fp4")
 _COMPUTE = ("float32", "bfloat16", "float16")
 
@@ -41,7 +40,7 @@ def quantization_as_trained(adapter: Path) -> Any:
         bnb_4bit_quant_type=kind,
         bnb_4bit_use_double_quant=bool(found.get("bnb_4bit_use_double_quant", False)),
         bnb_4bit_compute_dtype=compute,
-        llm_int8_skip_modules=list(dict.fromkeys([*map(str, skipped), _OUTPUT_HEAD])),
+        llm_int8_skip_modules=list(dict.fromkeys([*map(str, skipped), *OUTPUT_HEADS])),
     )
 
 

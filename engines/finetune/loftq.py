@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers.pytorch_utils import Conv1D
 
 from engines.json_text import read_object
 from recipes.problems import OperatorError, printable
@@ -47,6 +48,8 @@ def _set(layer: Any, weight: torch.Tensor) -> None:
     rounded = layer.base_layer.weight
     a, b = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
     there = dequantize_4bit(rounded.data, rounded.quant_state).float()
+    if issubclass(getattr(layer.base_layer, "source_cls", torch.nn.Linear), Conv1D):
+        weight = weight.t()  # GPT-2's files have it transposed, the 4-bit layer does not
     lost = weight.to(there.device).float() - there.reshape(weight.shape)
     left, values, right = torch.linalg.svd(lost, full_matrices=False)
     rank = min(a.shape[0], values.numel())

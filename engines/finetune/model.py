@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
+from engines.artifacts.adapter_folder import OUTPUT_HEADS
 from engines.artifacts.generation_config import GENERATION_CONFIG
 from engines.artifacts.sharded import is_in_shards
 from engines.data.tokenizer_class import check_tokenizer_class
@@ -165,7 +166,7 @@ def quantization_of(stage: FinetuneFields, *, bf16: bool) -> BitsAndBytesConfig 
         bnb_4bit_quant_type=stage.bnb_4bit_quant_type,
         bnb_4bit_use_double_quant=stage.bnb_4bit_use_double_quant,
         bnb_4bit_compute_dtype=_COMPUTE[compute_dtype(stage, bf16=bf16)],
-        llm_int8_skip_modules=list(dict.fromkeys([*stage.llm_int8_skip_modules, OUTPUT_HEAD])),
+        llm_int8_skip_modules=list(dict.fromkeys([*stage.llm_int8_skip_modules, *OUTPUT_HEADS])),
     )
 
 

@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters.hf_model.empty_model import common_settings
 from exporters.hf_model.model_folder import open_weights
 from exporters.process.room import check_memory
-from exporters.reference.empty_model import common_settings
 from exporters.reference.needed_memory import reference_bytes
 from exporters.reference.reference_model import TorchLogits, load_reference
 from exporters.reference.streamed_model import AdapterOutsideLayersError, StreamedModel

@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.artifacts.adapter_folder import ADAPTER_WEIGHTS
-from exporters.hf_model.tensor_files import Weights, read_header, row_chunks
-from exporters.reference.empty_model import (
+from exporters.hf_model.empty_model import (
     LAYER_LISTS,
     ParameterSources,
     adapter_names_in_text_model,
     build_empty,
     names_in_text_model,
 )
+from exporters.hf_model.tensor_files import Weights, read_header, row_chunks
 from exporters.reference.rounded_inputs import rounded
 from recipes.problems import OperatorError
 

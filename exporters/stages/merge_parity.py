@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.context import StageContext, StageFailedError
+from exporters.hf_model.empty_model import common_settings
 from exporters.hf_model.model_folder import open_weights, read_settings
 from exporters.lora.merge import Merged, open_merged
 from exporters.lora.peft_folder import folder_for_peft
@@ -17,7 +18,6 @@ from exporters.proof.merge_proof import compare_rounded, compare_tensors, prove_
 from exporters.proof.parity import Reference
 from exporters.proof.parity_data import ParityData, read_parity_data
 from exporters.reference.adapted_model import adapted_bytes, adapted_model
-from exporters.reference.empty_model import common_settings
 from exporters.reference.streamed_model import StreamedModel
 from recipes import quantities
 from recipes.problems import OperatorError, printable

@@ -14,11 +14,11 @@ from engines.llama.quantizer import KernelQuantizer
 from exporters.gguf.importance import compute_importance
 from exporters.gguf.write import _bfloat16, read_model, write_gguf
 from exporters.hf_model.architectures import architecture_of
+from exporters.hf_model.empty_model import build_empty
 from exporters.hf_model.families.gpt_oss import GPT_OSS
 from exporters.hf_model.families.llama import LLAMA
 from exporters.hf_model.model_config import complete_config
 from exporters.proof.audit import audit
-from exporters.reference.empty_model import build_empty
 from exporters.reference.reference_model import load_reference
 from exporters.reference.streamed_model import StreamedModel
 from exporters.stages.importance_step import own_names
