@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from engines.data.tokenizer_settings import tokenizer_problems
 from engines.data.tokens_manifest import tokens_problems
 from engines.inputs.code_or_rows import asks_about_code, has_documents
 from engines.inputs.code_tree import CodeRules, code_files
@@ -17,7 +18,7 @@ from engines.inputs.source_tree import STANDARD_LIBRARY
 from recipes.load import LoadedRecipe
 from recipes.problems import Problem, printable
 from recipes.stages.fields import StageFields
-from recipes.stages.prepare import PrepareMessages, PrepareText
+from recipes.stages.prepare import PrepareMessages, PrepareText, PrepareTokens
 from recipes.stages.pretrain import PretrainStage
 
 MOST_FILES = 20_000
@@ -28,7 +29,8 @@ def source_problems(loaded: LoadedRecipe) -> list[Problem]:
     """The folders of sources that give nothing, and the languages without a parser, each at its line."""
     problems = []
     for stage in loaded.recipe.stage:
-        data = loaded.graph.inputs[stage.name].get("data")
+        inputs = loaded.graph.inputs[stage.name]
+        data = inputs.get("tokenizer" if isinstance(stage, PrepareTokens) else "data")
         for field, message, hint in _found(stage, None if data is None else data.path):
             line = loaded.line_of(stage.name, field)
             problems.append(Problem(loaded.path, line, f"{stage.name}.{field}", message, hint=hint))
@@ -41,6 +43,9 @@ def _found(stage: StageFields, data: Path | None) -> Iterator[tuple[str, str, st
         yield from _of_text(stage)
     elif isinstance(stage, PrepareMessages) and data is not None and data.is_dir() and not has_documents(data):
         yield from _of_code(stage, data)
+    elif isinstance(stage, PrepareTokens) and data is not None and data.is_dir():
+        for error in tokenizer_problems(data, stage.eos_token):
+            yield "tokenizer", error.message, error.hint or ""
     elif isinstance(stage, PretrainStage) and data is not None and data.is_dir():
         for error in tokens_problems(data):
             yield "data", error.message, error.hint or ""

@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engines.data.hard_strings import HARD_STRINGS, ORDINARY
+from engines.data.tokenizer_settings import (
+    PIECES_FILE,
+    SETTINGS,
+    WHOLE_FILE,
+    end_token,
+    no_tokenizer,
+    refuse_dropout,
+)
 from engines.data.word_arrays import Ids
 from engines.data.word_ids import Arrays, of_bytes, of_pieces
 from engines.files import file_sha256
-from engines.json_text import read_json, read_object
+from engines.json_text import read_object
 from recipes.problems import OperatorError, printable
 
-PIECES_FILE = "tokenizer.model"
-WHOLE_FILE = "tokenizer.json"
-_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 _SHOWN_TOKENS = 8
 _MANY_TEXTS = 256
 """Texts for which starting a thread takes less time than a call for each."""
@@ -84,11 +89,7 @@ def load_encoder(folder: Path, eos_token: str | None = None) -> tuple[Encoder, l
     """
     has_pieces, has_whole = (folder / PIECES_FILE).is_file(), (folder / WHOLE_FILE).is_file()
     if not has_pieces and not has_whole:
-        raise OperatorError(
-            f"{folder} has no tokenizer: neither {WHOLE_FILE} nor {PIECES_FILE} exists",
-            "give a tokenizer stage or a model's folder; for a tokenizer in another form, write tokenizer.json first:"
-            " AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
-        )
+        raise no_tokenizer(folder)
     if not has_whole:
         return SentencePieceEncoder(folder, eos_token), []
     if not has_pieces:
@@ -141,7 +142,7 @@ class SentencePieceEncoder:
             raise OperatorError(f"{path} is not a SentencePiece model", printable(str(error), 200)) from error
         self.vocab_size: int = self._processor.vocab_size()
         self.eos_id: int = self._processor.eos_id()
-        named = eos_token or _end_token(folder)  # transformers reads the settings, not the file's own end piece
+        named = eos_token or end_token(folder)  # transformers reads the settings, not the file's own end piece
         if named is not None:
             self.eos_id = self._processor.piece_to_id(named)
             if self._processor.id_to_piece(self.eos_id) != named:
@@ -220,10 +221,10 @@ class WholeEncoder:
         self.controls = tuple(token.content for token in added.values() if token.special)
         self.control_ids = frozenset(number for number, token in added.items() if token.special)
         self.unknown_id: int | None = _unknown_id(path, vocabulary)
-        named = eos_token or _end_token(folder) or otherwise
+        named = eos_token or end_token(folder) or otherwise
         if named is None:
             raise OperatorError(
-                f"{folder / _SETTINGS[0]}: eos_token — missing, so nothing ends a document",
+                f"{folder / SETTINGS[0]}: eos_token — missing, so nothing ends a document",
                 f"set eos_token in the stage{_choices(self.controls)}",
             )
         if named not in vocabulary:
@@ -253,23 +254,6 @@ class WholeEncoder:
         return found
 
 
-def refuse_dropout(path: Path) -> None:
-    """Refuse a tokenizer.json that skips merges at random: the same text would have other tokens each time, here and in
-    every program that reads the file.
-
-    Raises:
-        OperatorError: it does, or cannot be read.
-    """
-    model = read_object(path).get("model")
-    dropout = model.get("dropout") if isinstance(model, dict) else None
-    if isinstance(dropout, int | float) and dropout > 0:
-        raise OperatorError(
-            f"{path}: model.dropout — encodes the same text with other tokens each time; got {dropout}; allowed null"
-            " or 0",
-            "set model.dropout to null in this file",
-        )
-
-
 def same_tokenizer(one: Path, other: Path) -> bool:
     """Whether two files of a tokenizer are one tokenizer: the same bytes, or tokenizer.json in two spellings, because
     transformers writes the file in its own way."""
@@ -290,20 +274,6 @@ def same_tokenizer(one: Path, other: Path) -> bool:
         tokenizer.no_padding()
         spellings.append(tokenizer.to_str())
     return spellings[0] == spellings[1]
-
-
-def _end_token(folder: Path) -> str | None:
-    """The tokenizer's `eos_token`, as its settings spell it."""
-    for name in _SETTINGS:
-        try:
-            settings = read_json(folder / name)
-        except (OSError, ValueError):
-            continue
-        found = settings.get("eos_token") if isinstance(settings, dict) else None
-        found = found.get("content") if isinstance(found, dict) else found
-        if isinstance(found, str) and found:
-            return found
-    return None
 
 
 def _unknown_id(path: Path, vocabulary: dict[str, int]) -> int | None:

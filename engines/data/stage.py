@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from engines.context import Artifact, StageContext, StageResult
-from engines.data.encoders import PIECES_FILE, WHOLE_FILE
 from engines.data.messages import CodeOptions, prepare_messages
 from engines.data.preparing.stage import run_rows
 from engines.data.sources.documents import SourceFields
 from engines.data.sources.report import what_to_know
 from engines.data.text import NearPairs, TextPart, prepare_text
+from engines.data.tokenizer_settings import PIECES_FILE, WHOLE_FILE
 from engines.data.tokens import prepare_tokens
 from engines.inputs.code_or_rows import asks_about_code, unused_warning
 from engines.inputs.mixture import SourceShare

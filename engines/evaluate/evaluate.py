@@ -9,8 +9,9 @@ from typing import Any
 
 from engines.chat.rendering import Waiting
 from engines.data.door import DataSource, ReadCounts, read_rows
-from engines.data.encoders import WHOLE_FILE, same_tokenizer
+from engines.data.encoders import same_tokenizer
 from engines.data.shards import TokenShard, is_tokens_folder
+from engines.data.tokenizer_settings import WHOLE_FILE
 from engines.evaluate.four_bits import precision_of
 from engines.evaluate.model import LoadedModel
 from engines.files import file_sha256

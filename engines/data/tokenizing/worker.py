@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from engines.data.encoders import WHOLE_FILE, Encoder, SentencePieceEncoder, WholeEncoder
+from engines.data.encoders import Encoder, SentencePieceEncoder, WholeEncoder
+from engines.data.tokenizer_settings import WHOLE_FILE
 from engines.data.tokenizing.parts import Job, Part, PartEncoder
 from engines.words import ExitCode
 from recipes.problems import OperatorError

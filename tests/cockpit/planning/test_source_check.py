@@ -84,3 +84,35 @@ def test_damaged_tokens_are_refused_at_the_line_that_names_them(tmp_path: Path) 
     said = "; ".join(problem.message for problem in caught.value.problems)
     for wanted in ("train.bin has 15 bytes", "train.idx does not exist", "tokenizer.model does not exist"):
         assert wanted in said
+
+
+@pytest.mark.parametrize(
+    ("files", "more", "said"),
+    [
+        ({}, "", "has no tokenizer"),
+        ({"tokenizer.json": "{"}, 'eos_token = "e"\n', "tokenizer.json cannot be read"),
+        ({"tokenizer.json": "{}"}, "", "eos_token — missing"),
+        ({"tokenizer.json": '{"model": {"dropout": 0.1}}'}, 'eos_token = "e"\n', "model.dropout"),
+        ({"tokenizer.json": "{}"}, 'eos_token = "e"\n', ""),
+        ({"tokenizer.model": ""}, "", ""),
+    ],
+)
+def test_a_tokenizer_that_cannot_encode_is_refused_before_the_text_is_prepared(
+    tmp_path: Path, files: dict[str, str], more: str, said: str
+) -> None:
+    for name, content in {"tok/README": "", "src/a.txt": "a", **{f"tok/{n}": c for n, c in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    path = tmp_path / "r.toml"
+    path.write_text(
+        'schema = 1\nname = "x"\n[[stage]]\nname = "text"\nkind = "prepare"\noutput = "text"\nsource = "./src"\n'
+        '[[stage]]\nname = "tokens"\nkind = "prepare"\noutput = "tokens"\ndata = "text"\ntokenizer = "./tok"\n' + more
+    )
+    loaded = load_recipe(path)
+    if not said:
+        check_models(loaded)
+        return
+    with pytest.raises(RecipeError) as caught:
+        check_models(loaded)
+    assert [problem.key for problem in caught.value.problems] == ["tokens.tokenizer"]
+    assert said in caught.value.problems[0].message
