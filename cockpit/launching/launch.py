@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cockpit
+from cockpit.launching.adoption import Standing, standing
 from cockpit.launching.changes import resume_changes
 from cockpit.launching.interpreters import check_interpreters
 from cockpit.launching.lm_eval_check import require_lm_eval
@@ -172,6 +173,8 @@ def resume(
     """
     require_free(run)
     require_trusted_to_start(run, "a resume", "then resume it")
+    if sets or stage is not None or checkpoint is not None:
+        _require_no_engine(run)
     try:
         run.require_writable_format()
         plan = RunRecipe.read(run)
@@ -211,6 +214,19 @@ def resume(
         arguments += [f"--accepted-inputs={accepted}"]
     start_supervisor(run, StartReason.RESUME, arguments)
     return changed.changes
+
+
+def _require_no_engine(run: RunDir) -> None:
+    """Refuse to change a stage while an engine lives whose supervisor has died: it keeps the values that it began with.
+
+    Raises:
+        OperatorError: an engine of the run is running.
+    """
+    if standing(run) is Standing.ENGINE_LIVES:
+        raise OperatorError(
+            f"an engine of {run.id} is running without a supervisor: it keeps the values and the start that it has",
+            f"stop it first: cockpit stop {run.id}; or let it continue: cockpit attach {run.id}",
+        )
 
 
 def _parent_of(plan: RunRecipe) -> str | None:

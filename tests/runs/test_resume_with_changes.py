@@ -22,6 +22,7 @@ from recipes.problems import OperatorError
 from tests.runs.harness import (
     events,
     fake_recipe,
+    kill_supervisor,
     launch_text,
     state,
     step_of,
@@ -83,6 +84,20 @@ def test_a_stage_that_has_not_begun_has_no_checkpoint_so_its_seed_may_change(tmp
     assert wait_for_end(run) == "succeeded"
     [_, second] = journaled(run)
     assert [(change.stage, change.field, change.new) for change in second][1:] == [("part-2", "seed", "7")]
+
+
+def test_an_engine_that_lives_without_its_supervisor_takes_no_changes(tmp_path: Path) -> None:
+    """It would keep its values to its end, and its stage would then run again."""
+    run = launch_text(fake_recipe(SLOW), tmp_path)
+    wait_for_step(run, 5)
+    kill_supervisor(run)
+    launched = run.recipe_json.read_bytes()
+    for change in ({"sets": ["part-1.learning_rate=0.5"]}, {"stage": "part-1"}):
+        with pytest.raises(OperatorError, match="running without a supervisor") as caught:
+            resume(run, **change)  # type: ignore[arg-type]
+        assert caught.value.hint.startswith(f"stop it first: cockpit stop {run.id}")
+    assert run.recipe_json.read_bytes() == launched
+    assert journaled(run) == [[]], "and no supervisor was started"
 
 
 def test_a_finished_run_gets_more_steps(tmp_path: Path) -> None:
