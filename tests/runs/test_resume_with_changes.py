@@ -94,7 +94,7 @@ def test_an_engine_that_lives_without_its_supervisor_takes_no_changes(tmp_path: 
     launched = run.recipe_json.read_bytes()
     for change in ({"sets": ["part-1.learning_rate=0.5"]}, {"stage": "part-1"}):
         with pytest.raises(OperatorError, match="running without a supervisor") as caught:
-            resume(run, **change)  # type: ignore[arg-type]
+            resume(run, **change)
         assert caught.value.hint.startswith(f"stop it first: cockpit stop {run.id}")
     assert run.recipe_json.read_bytes() == launched
     assert journaled(run) == [[]], "and no supervisor was started"
