@@ -324,7 +324,8 @@ def _cpu_s() -> float:
 
 def _no_space(ctx: StageContext[StageFields], error: OSError) -> str:
     """The message for a full disk, a reached quota or a reached limit on file sizes."""
-    where = f" {error.filename}" if error.filename else f" in {ctx.out}"
+    written = error.filename2 or error.filename  # of a copy, the second name is the file that is written
+    where = f" {written}" if written else f" in {ctx.out}"
     free = shutil.disk_usage(ctx.out).free if ctx.out.exists() else 0
     return (
         f"no space to write{where}: {error.strerror}; {quantities.size(free)} are free; inputs and finished files are "

@@ -459,3 +459,9 @@ def test_a_console_that_takes_nothing_does_not_hide_the_reason(body: str, tmp_pa
     attempt = Attempt(tmp_path, f"    os.dup2(os.open('/dev/full', os.O_WRONLY), 2)\n{body}")
     attempt.finish()
     assert attempt.end().reason == "error"
+
+
+def test_of_a_copy_that_fills_the_disk_the_file_that_is_written_is_named(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path, "    raise OSError(28, 'No space left on device', '/from/here', None, '/to/there')")
+    attempt.finish()
+    assert attempt.end().detail.startswith("no space to write /to/there: No space left on device")
