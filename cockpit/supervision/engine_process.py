@@ -312,7 +312,10 @@ def exit_reason(status: int | None, sent: Rung = "none", launcher: str = "") -> 
     if status is None and ours is not None:
         return EndReason.UNKNOWN, f"the engine ended after this supervisor sent {ours.name}; its exit status is unknown"
     if status is None:
-        return EndReason.UNKNOWN, "the engine ended while no supervisor was running; its exit status is unknown"
+        return (
+            EndReason.UNKNOWN,
+            "the engine ended; its exit status is unknown to this supervisor, which did not start it",
+        )
     if status < 0:
         name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
         if ours is not None and -status in {signal.SIGTERM, ours}:
