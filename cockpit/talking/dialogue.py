@@ -86,19 +86,32 @@ class Dialogue:
         self.speakers = [Speaker(title, job, Conversation(target.system)) for title, job in target.models]
         self.sampling: Sampling = target.sampling
         self.adapter = target.adapter
-        self._sessions: Sequence[Session] = ()
+        self._sessions: list[Session] = []
         self._numbers = itertools.count(1)
         self._waiting: deque[tuple[int, Turn]] = deque()
         self._active: tuple[int, Turn] | None = None
 
     def begin(self, sessions: Sequence[Session]) -> None:
         """Load the models, in sessions of their own."""
-        self._sessions = sessions
-        for speaker, session in zip(self.speakers, sessions, strict=True):
-            try:
-                session.start()
-            except OperatorError as error:
-                speaker.failed, speaker.hint = error.message, error.hint
+        self._sessions = list(sessions)
+        for at in range(len(self.speakers)):
+            self._start(at)
+
+    def load_again(self, at: int, session: Session) -> None:
+        """Load a model whose process has ended, in a new session; its conversation stays."""
+        self._sessions[at].close()
+        self._sessions[at] = session
+        speaker = self.speakers[at]
+        speaker.loading, speaker.ready, speaker.slow = Loading(phase="starting"), None, False
+        speaker.failed, speaker.hint = "", ""
+        speaker.warnings.clear()
+        self._start(at)
+
+    def _start(self, at: int) -> None:
+        try:
+            self._sessions[at].start()
+        except OperatorError as error:
+            self.speakers[at].failed, self.speakers[at].hint = error.message, error.hint
 
     def close(self) -> None:
         """End the models' processes."""

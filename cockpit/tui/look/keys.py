@@ -232,7 +232,13 @@ SCOPES: dict[str, tuple[Key, ...]] = {
     ),
     "chat": (
         Key("chat.stop", "escape", "stop_or_back", "", "Stop the answer; without one, close the chat.", "esc"),
-        Key("chat.regenerate", "ctrl+r", "regenerate", "Again", "Ask for the last answer again; with another seed."),
+        Key(
+            "chat.regenerate",
+            "ctrl+r",
+            "regenerate",
+            "Again",
+            "Ask for the last answer again, with another seed; load a model again that failed.",
+        ),
         Key(
             "chat.sampling", "ctrl+g", "sampling", "Sampling", "Edit temperature, top_p, top_k, penalty, length, seed."
         ),

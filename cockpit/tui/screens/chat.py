@@ -185,7 +185,7 @@ class ChatScreen(Screen[None]):
     @on(PromptArea.Sent)
     def _send(self, event: PromptArea.Sent) -> None:
         if not self.dialogue.can_answer:
-            say(self, "no model is loaded", "error")
+            say(self, "no model is loaded; ^r loads it again", "error")
         elif self.dialogue.busy:
             say(self, "the answer is not complete; esc stops it", "warning")
         else:
@@ -201,7 +201,10 @@ class ChatScreen(Screen[None]):
             self.app.call_later(self.app.run_action, "back")
 
     def action_regenerate(self) -> None:
-        """Ask for the last answer again."""
+        """Ask for the last answer again; a model whose process has ended is loaded again for it."""
+        if self._load_again() and not self.dialogue.turns:
+            self._show()
+            return
         if self.dialogue.busy or not self.dialogue.turns:
             say(self, "there is no complete answer yet", "warning")
             return
@@ -209,6 +212,16 @@ class ChatScreen(Screen[None]):
             say(self, "with temperature 0 an answer is the same each time; ^g sets the temperature")
         self.dialogue.regenerate()
         self._show()
+
+    def _load_again(self) -> bool:
+        """Load the models that failed, unless one answers; returns whether there was one."""
+        failed = [at for at, speaker in enumerate(self.dialogue.speakers) if speaker.failed]
+        if self.dialogue.busy or not failed:
+            return False
+        for at in failed:
+            self.dialogue.load_again(at, self._opener(self.dialogue.speakers[at].job, partial(self._take, at)))
+        self._opened_s = time.monotonic()
+        return True
 
     def action_adapter(self) -> None:
         """Switch the adapter off or on for the next answers."""

@@ -165,7 +165,32 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_the_other_one_answers(
         app.models[1].send(Failed(error="signal 9 ended the process of the model"))
         await until_seen(pilot, "signal 9 ended")
         await say(pilot, "And now?")
-        assert "no model is loaded" in notices(app)
+        assert "no model is loaded; ^r loads it again" in notices(app)
+
+
+async def test_a_model_whose_process_ended_is_loaded_again_and_asked_the_last_prompt() -> None:
+    app = Chat("base", "other")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: len(app.models) == 2, "two models")
+        for model in app.models:
+            model.send(READY)
+        await say(pilot, "Well?")
+        await until(pilot, lambda: bool(app.models[0].asked), "asked")
+        app.models[0].send(Failed(error="signal 9 ended the process of the model"))
+        await until(pilot, lambda: bool(app.models[1].asked), "the other one asked")
+        await pilot.press("ctrl+r")  # not while one answers
+        app.models[1].finish("Yes.")
+        await until_seen(pilot, "Yes.")
+        assert len(app.models) == 2
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: len(app.models) == 3, "loaded again")
+        assert app.models[0].closed
+        app.models[1].finish("Yes, again.")
+        app.models[2].send(READY)
+        await until(pilot, lambda: bool(app.models[2].asked), "asked again")
+        assert app.models[2].asked[0].messages[-1]["content"] == "Well?"
+        app.models[2].finish("No.")
+        await until_seen(pilot, "No.")
 
 
 async def test_the_settings_the_adapter_and_the_system_prompt_reach_the_next_answer() -> None:
