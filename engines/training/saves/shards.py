@@ -35,6 +35,7 @@ from engines.artifacts.sharded import (
 )
 from engines.files import file_sha256, fsync_file, read_regular_bytes, write_durably
 from engines.json_text import parse_json
+from recipes import quantities
 
 POLL_S = 0.02
 
@@ -168,7 +169,7 @@ def _receipts(folder: Path, size: int, why_stop: Callable[[], str], timeout_s: f
             if reason:
                 raise OSError(reason)
             if time.monotonic() >= ends_s:
-                raise OSError(f"rank {missing} has not written its shard in {timeout_s:g} s")
+                raise OSError(f"rank {missing} has not written its shard in {quantities.duration(timeout_s)}")
             time.sleep(POLL_S)
     return [receipts[rank] for rank in range(size)]
 
