@@ -20,7 +20,7 @@ ALLOWED = {
     "cockpit/supervision/engine_watch.py": "/proc",
     "cockpit/supervision/memory_kills.py": "/proc and /sys",
     "cockpit/supervision/shared_cores.py": "/proc",
-    "cockpit/planning/memory_check.py": "/sys",
+    "cockpit/models/hub_replies.py": "/proc",
     "cockpit/launching/installing.py": "our own checkout and package",
     "cockpit/provenance/mark.py": "/proc",
     "engines/chat/worker.py": "/proc",
