@@ -67,9 +67,17 @@ def _read_only(stage: StageFields, inputs: Iterable[StageInput], run: RunDir) ->
     """What the engine reads outside the run's folder, without what lies within another one of these."""
     named = [CODE_ROOT, *(Path(given.path) for given in inputs if given.path)]
     named += [Path(text) for text in _texts(stage.model_dump(mode="json", exclude={"launch", "python"}))]
-    there = {path.resolve() for path in named if path.is_absolute() and path.exists()}
-    there -= {path for path in there if path.is_relative_to(run.root.resolve())}
+    there = {path for path in named if path.is_absolute() and path.exists() and path.resolve() != Path("/")}
+    there |= {target.parent for path in there for target in _linked_from(path)}
+    there -= {path for path in there if path.resolve().is_relative_to(run.root.resolve())}
     return sorted(path for path in there if not any(parent in there for parent in path.parents))
+
+
+def _linked_from(path: Path) -> Iterator[Path]:
+    """The files outside a folder that links in it lead to, as in a hub's cache."""
+    if path.is_dir():
+        targets = (entry.resolve() for entry in path.iterdir() if entry.is_symlink() and entry.exists())
+        yield from (target for target in targets if target.is_file() and not target.is_relative_to(path.resolve()))
 
 
 def _texts(value: Any) -> Iterator[str]:

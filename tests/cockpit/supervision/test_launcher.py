@@ -68,3 +68,14 @@ def test_apptainer_has_the_environment_by_itself_and_only_its_mounts_are_added(t
 def test_the_interpreter_in_a_container_may_be_named() -> None:
     stage = stage_of("docker", "run", "image", python="/opt/conda/bin/python")
     assert interpreter_of(stage) == "/opt/conda/bin/python"
+
+
+def test_links_are_mounted_under_their_own_names_with_what_they_lead_to_and_never_the_root(tmp_path: Path) -> None:
+    blobs, snapshot, link = tmp_path / "blobs", tmp_path / "snapshots" / "main", tmp_path / "data"
+    for folder in (blobs, snapshot, tmp_path / "rows"):
+        folder.mkdir(parents=True)
+    (blobs / "abc").touch()
+    (snapshot / "model.safetensors").symlink_to("../../blobs/abc")
+    link.symlink_to(tmp_path / "rows")
+    mounts = values(command(tmp_path, "docker", "run", "image", inputs=(link, snapshot, Path("/"))), "--volume")
+    assert set(mounts[:-1]) == {f"{path}:{path}:ro" for path in (blobs, snapshot, link, CODE_ROOT)}
