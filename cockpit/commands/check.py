@@ -15,6 +15,7 @@ from cockpit.command_line.parser import CommandParser
 from cockpit.forms.find import load_wanted
 from cockpit.headless.look_lines import look_lines
 from cockpit.launching.lm_eval_check import lm_eval_problems, python_of, stages_with_lm_eval
+from cockpit.launching.package_check import launch_warning, package_problems
 from cockpit.launching.unsloth_check import stages_with_unsloth, unsloth_problems
 from cockpit.planning.data_look import data_problems, look_at_data
 from cockpit.planning.files import PlannedFile
@@ -103,11 +104,10 @@ def run(args: argparse.Namespace) -> ExitCode:
         recipe_memory(loaded, looks) if machine is None else machine_memory(loaded, machine),
         Memory.here() if machine is None else machine.memory,
     )
-    for stage in loaded.recipe.stage if machine is None else ():
-        if container := launch_of(stage).container:
-            say(f"not looked at: what the container of {stage.name} has; {container} starts it")
     if machine is not None:
         _print_elsewhere(loaded, machine)
+    else:
+        _print_launch(loaded)
     return ExitCode.DONE
 
 
@@ -121,13 +121,22 @@ def _look(loaded: LoadedRecipe, *, with_data: bool) -> dict[str, StageLook]:
     check_folders(loaded)
     looks = look_at_data(loaded) if with_data else {}
     memory = memory_problems(recipe_memory(loaded, looks), loaded)
-    refuse(loaded, [*data_problems(loaded, looks), *gate_problems(loaded, looks), *memory])
+    refuse(loaded, [*data_problems(loaded, looks), *gate_problems(loaded, looks), *memory, *package_problems(loaded)])
     for stage in stages_with_unsloth(loaded)[:1]:
         say(f"asking {stage.python or sys.executable} whether Unsloth starts there; its import takes a while")
     for one in stages_with_lm_eval(loaded)[:1]:
         say(f"asking {python_of(one)} which tasks lm_eval has there; that takes it a while")
     refuse(loaded, [*unsloth_problems(loaded), *lm_eval_problems(loaded)])
     return looks
+
+
+def _print_launch(loaded: LoadedRecipe) -> None:
+    """What a launch on this machine would miss, and what is not known of containers."""
+    for stage in loaded.recipe.stage:
+        if container := launch_of(stage).container:
+            say(f"not looked at: what the container of {stage.name} has; {container} starts it")
+    if refused := launch_warning(loaded):
+        say(f"warning: {refused}")
 
 
 def _print_memory(needs: Mapping[str, StageMemory], memory: Memory | None) -> None:

@@ -4,6 +4,7 @@ which this Cockpit was installed."""
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -12,16 +13,23 @@ from engines.json_text import parse_json
 
 PROJECT = "training-cockpit"
 EXTRAS = "train,export,report"
+BY_NAME = frozenset({"liger-kernel", "mlflow", "wandb"})
+"""Distributions that a field of a recipe asks for and that no extra of Cockpit has."""
 _HERE = Path(__file__).resolve().parents[2]
 
 
-def install_command(python: str) -> str:
+def install_command(python: str, missing: Iterable[str] = ()) -> str:
     """A command line that installs the engines' packages into an interpreter.
 
     Args:
         python: path of the interpreter.
+        missing: distributions that it lacks; those that no extra of Cockpit has are installed by name, and alone if
+            nothing else is missing.
     """
-    return f"{shlex.quote(python)} -m pip install {_source(_HERE, _recorded_origin())}"
+    lacks = set(missing)
+    by_name = sorted(lacks & BY_NAME)
+    source = [] if lacks and lacks == set(by_name) else [_source(_HERE, _recorded_origin())]
+    return " ".join([shlex.quote(python), "-m pip install", *by_name, *source])
 
 
 def _source(here: Path, origin: str) -> str:

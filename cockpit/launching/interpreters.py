@@ -7,12 +7,13 @@ import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 
-from cockpit.launching.installing import install_command
+from cockpit.launching.installing import BY_NAME, install_command
 from cockpit.launching.requirements import cannot_import, source, unmet
 from cockpit.text import formatting
 from engines.json_text import parse_json
 from recipes.problems import OperatorError, printable
 from recipes.schema import Recipe
+from recipes.stages.fields import StageFields
 from recipes.stages.kind import TESTED, backend_of
 from recipes.stages.launch.fields import launch_of
 from recipes.stages.registry import row_of
@@ -46,7 +47,7 @@ def check_here(packages: Iterable[str], what: str) -> None:
     if missing:
         raise OperatorError(
             f"{what} needs {', '.join(missing)}; {sys.executable} lacks {'it' if len(missing) == 1 else 'them'}",
-            f"install them: {install_command(sys.executable)}",
+            f"install them: {install_command(sys.executable, missing)}",
         )
 
 
@@ -77,18 +78,35 @@ def check_interpreters(recipe: Recipe, names: list[str]) -> None:
         mismatches += [broken] if broken else []
         if mismatches:
             problems += mismatches
-            hints[_way_out(python or sys.executable, backend, packages)] = None
+            lacks = {name for name, version in found.items() if version is None}
+            hints[_way_out(python or sys.executable, backend, packages, lacks)] = None
     if problems:
         raise OperatorError("\n".join(problems), "\n".join(hints))
+
+
+def missing_packages(stage: StageFields) -> tuple[set[str], str]:
+    """The distributions that a stage's interpreter lacks, and the command that installs them.
+
+    Raises:
+        OperatorError: the interpreter cannot be asked.
+    """
+    packages = set(row_of(stage).needs(stage))
+    try:
+        found, _ = _here(packages) if stage.python is None else _versions_there(stage.python, packages)
+    except _UnusableError as error:
+        raise OperatorError(str(error), CHOOSE_ANOTHER) from error
+    missing = {name for name, version in found.items() if version is None}
+    return missing, install_command(stage.python or sys.executable, missing)
 
 
 class _UnusableError(Exception):
     """An interpreter that installing packages would not make usable."""
 
 
-def _way_out(python: str, backend: str, packages: Iterable[str]) -> str:
+def _way_out(python: str, backend: str, packages: Iterable[str], lacks: set[str]) -> str:
     if backend == "hf":
-        return f"install the engines' packages: {install_command(python)}"
+        what = "them" if lacks and lacks <= BY_NAME else "the engines' packages"
+        return f"install {what}: {install_command(python, lacks)}"
     tested = TESTED[backend]
     wanted = " ".join(f"'{name}=={tested[name]}.*'" if name in tested else name for name in sorted(packages))
     return (

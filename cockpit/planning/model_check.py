@@ -1,7 +1,8 @@
 """Check that the model folders of a recipe can be loaded, merged and exported; at launch and for `cockpit check`.
 
 A folder's config.json is enough to refuse a 4-bit base model, a model family that is not supported, or a setting that
-GGUF cannot represent. A model that the recipe creates, or a model of a hub, is checked when its stage runs.
+GGUF cannot represent, also of a model that the recipe tunes or merges before it exports it. A model that the recipe
+creates is checked when its stage runs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from cockpit.planning.folder_check import folder_problems
 from cockpit.planning.gate_check import gate_problems
 from cockpit.planning.output_check import output_problems
 from cockpit.planning.source_check import source_problems
+from cockpit.planning.stages import cached_folder, model_folder
 from cockpit.planning.target_modules import unknown_layers
 from cockpit.planning.ternary_check import ternary_problems
 from engines.files import read_regular_text
@@ -49,10 +51,13 @@ def check_models(loaded: LoadedRecipe) -> None:
         if isinstance(stage, FinetuneStage):
             problems += _layers(loaded, stage, by_name, in_file=in_file)
         named = loaded.graph.inputs[stage.name].get("model")
-        if named is None or (named.path is None and named.origin != "hub"):
+        if named is None:
             continue
         try:
-            folder = named.path or _cached(named.name, loaded.path.parent)
+            if named.path is not None or named.origin == "hub":
+                folder = named.path or _cached(named.name, loaded.path.parent)
+            else:
+                folder = _exported_from(loaded, stage, by_name)
             if folder is not None:
                 _check(folder, stage)
         except OperatorError as error:
@@ -141,6 +146,17 @@ def _cached(hub_id: str, near: Path) -> Path | None:
         f"no model {hub_id} in the local hub cache, and engines do not use the network",
         f"download it first: cockpit pull {hub_id}; for a folder, write a path that begins with / ./ ../ or ~/",
     )
+
+
+def _exported_from(loaded: LoadedRecipe, stage: StageFields, by_name: Mapping[str, StageFields]) -> Path | None:
+    """The folder whose family and settings a model has that the recipe tunes or merges, and then exports.
+
+    Without it, the export would refuse them after the trainings before it.
+    """
+    if not isinstance(stage, ExportStage):
+        return None
+    folder = model_folder(stage, by_name, loaded.graph) or cached_folder(stage, by_name, loaded.graph)
+    return folder if folder is not None and (folder / "config.json").is_file() else None
 
 
 def _check(folder: Path, stage: StageFields) -> None:

@@ -172,7 +172,7 @@ def shape_of(stage: StageFields, by_name: Mapping[str, StageFields], graph: Grap
     if base is not None:
         vocab_size = _vocab_size(base, by_name) or _vocab_of_tokens(_tokens_folder(base, graph))
         return None if vocab_size is None else base.sizes(vocab_size)
-    folder = None if graph is None else model_folder(stage, by_name, graph) or _cached_folder(stage, by_name, graph)
+    folder = None if graph is None else model_folder(stage, by_name, graph) or cached_folder(stage, by_name, graph)
     try:
         config = None if folder is None else read_json(folder / CONFIG_JSON, MAX_CONFIG_BYTES)
     except (OSError, ValueError):
@@ -187,7 +187,7 @@ def longest_row(look: StageLook | None) -> int | None:
     return max(one.longest for one in look.splits) or None
 
 
-def _cached_folder(stage: StageFields, by_name: Mapping[str, StageFields], graph: Graph) -> Path | None:
+def cached_folder(stage: StageFields, by_name: Mapping[str, StageFields], graph: Graph) -> Path | None:
     """The folder in the hub cache of the model that a stage's model comes from."""
     for current in _back(stage, by_name):
         reference = graph.inputs.get(current.name, {}).get(row_of(current).same_shape_as or "")

@@ -238,3 +238,23 @@ def test_other_families_need_llama_cpps_script(tmp_path: Path) -> None:
         check_models(load_recipe(path))
     (tmp_path / "text" / "convert_hf_to_gguf.py").write_text("")
     check_models(load_recipe(path))
+
+
+TUNED_AND_EXPORTED = (
+    'schema = 1\nname = "x"\n\n[[stage]]\nname = "t"\nkind = "finetune"\nmodel = "./model"\ndata = "./text"\n\n'
+    '[[stage]]\nname = "m"\nkind = "merge"\nmodel = "./model"\nadapter = "t"\n\n'
+    '[[stage]]\nname = "gguf"\nkind = "export"\nmodel = "m"\nfile_types = ["F16"]\n'
+)
+
+
+def test_a_family_that_the_export_at_the_end_cannot_write_is_refused_before_the_training(tmp_path: Path) -> None:
+    path = recipe(tmp_path, TUNED_AND_EXPORTED, architectures=["MixtralForCausalLM"])
+    (tmp_path / "model" / "model.safetensors").touch()
+    (tmp_path / "model" / "tokenizer.json").touch()
+    with pytest.raises(RecipeError) as caught:
+        check_models(load_recipe(path))
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.line) == ("gguf.model", 19)
+    assert 'got "MixtralForCausalLM"' in problem.message
+    (tmp_path / "model" / "config.json").write_text(json.dumps(GOOD))
+    check_models(load_recipe(path))
