@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cockpit.supervision.freed_memory import keep_freed_memory
+from cockpit.supervision.freed_memory import keep_few_kernels, keep_freed_memory
 
 LENGTH, ROWS, BATCH = 2048, 8, 2
 SHAPE = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 11}
@@ -61,7 +61,7 @@ class Process:
 
     def __init__(self, name: str, threads: int) -> None:
         command = [sys.executable, "-m", "bench.levers", "--arm", name, "--threads", str(threads)]
-        kept = keep_freed_memory(os.environ) if name in ENGINES else {}
+        kept = keep_freed_memory(os.environ) | keep_few_kernels(os.environ) if name in ENGINES else {}
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **kept}
         )

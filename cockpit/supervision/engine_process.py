@@ -17,7 +17,7 @@ import psutil
 from cockpit import CODE_ROOT
 from cockpit.provenance.mark import MAX_IDENTITY_BYTES, RunMark, launcher_of, lives
 from cockpit.schedule.resolved_recipe import RunRecipe
-from cockpit.supervision.freed_memory import keep_freed_memory
+from cockpit.supervision.freed_memory import keep_few_kernels, keep_freed_memory
 from cockpit.supervision.launcher import interpreter_of, launched
 from cockpit.supervision.memory_kills import MemoryKills
 from cockpit.supervision.shared_cards import CARD_ENV, DRIVER, card_words, engines_on_card, first_card
@@ -132,8 +132,10 @@ def engine_environment(run: RunDir, stage: StageFields) -> dict[str, str]:
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # else CUDA numbers the fastest first, and nvidia-smi does not
     if isinstance(stage, DeviceFields):
         environment[CARD_ENV] = first_card(environment)
-    if isinstance(stage, TrainingFields) and not DRIVER.is_dir():
-        environment |= keep_freed_memory(environment)
+    if not DRIVER.is_dir():
+        environment |= keep_few_kernels(environment)
+        if isinstance(stage, TrainingFields):
+            environment |= keep_freed_memory(environment)
     return environment
 
 
