@@ -107,7 +107,11 @@ def change_recipe(resolved: Mapping[str, Any], sets: Sequence[str]) -> ChangedRe
 
 
 def refused_at_resume(
-    changes: Sequence[FieldChange], recipe: Recipe, run: str, not_begun: Collection[str] = ()
+    changes: Sequence[FieldChange],
+    recipe: Recipe,
+    run: str,
+    not_begun: Collection[str] = (),
+    finished: Collection[str] = (),
 ) -> list[Problem]:
     """The changes with which a checkpoint cannot be continued, each with the reason and the way to make it.
 
@@ -118,6 +122,7 @@ def refused_at_resume(
         recipe: the recipe before them.
         run: the run's id, for the way to make a change.
         not_begun: stages that no process has begun: they have no checkpoint, so all but their inputs may change.
+        finished: stages that have an output, from which a new run can start.
     """
     problems: list[Problem] = []
     allowed: set[FieldChange] = set()
@@ -135,7 +140,7 @@ def refused_at_resume(
         problem
         for change in changes
         if change not in allowed
-        and (problem := _refused(change, recipe, run, begun=change.stage not in not_begun)) is not None
+        and (problem := _refused(change, recipe, run, finished=change.stage in finished)) is not None
     ]
 
 
@@ -172,13 +177,13 @@ def _now(stage: TrainingFields, changes: Sequence[FieldChange], field: str) -> i
     return next((int(change.new) for change in changes if change.field == field), int(getattr(stage, field)))
 
 
-def refuse_at_resume(changes: Sequence[FieldChange], recipe: Recipe, run: str) -> None:
-    """Refuse changes with which a checkpoint cannot be continued.
+def refuse_at_resume(changes: Sequence[FieldChange], recipe: Recipe, run: str, finished: Collection[str] = ()) -> None:
+    """Refuse changes with which a checkpoint cannot be continued; `finished` as for `refused_at_resume`.
 
     Raises:
         RecipeError: every such change.
     """
-    problems = refused_at_resume(changes, recipe, run)
+    problems = refused_at_resume(changes, recipe, run, finished=finished)
     if problems:
         raise RecipeError(problems)
 
@@ -209,7 +214,7 @@ def spec_of(recipe: Recipe, change: FieldChange) -> FieldSpec:
     return next(spec for spec in specs if spec.path == change.field)
 
 
-def _refused(change: FieldChange, recipe: Recipe, run: str, *, begun: bool) -> Problem | None:
+def _refused(change: FieldChange, recipe: Recipe, run: str, *, finished: bool) -> Problem | None:
     spec = spec_of(recipe, change)
     kind = next((stage.kind for stage in recipe.stage if stage.name == change.stage), "")
     rule: AtResume = "change"
@@ -221,7 +226,7 @@ def _refused(change: FieldChange, recipe: Recipe, run: str, *, begun: bool) -> P
     if rule == "change":
         return None
     way = f"cockpit run --from {run}:{change.stage} --set {change.key}=…"
-    if rule in _FIXED or not change.stage or not begun:
+    if rule in _FIXED or not change.stage or not finished:
         way = "cockpit run RECIPE"
     return _problem(change, REASONS[rule], f"a new run can have it: {way}")
 

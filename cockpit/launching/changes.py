@@ -63,7 +63,7 @@ def resume_changes(
         return ResumeChanges(plan)
     changed, fresh = changed_plan(plan, sets)
     changes = [FieldChange(change.stage, change.field, change.old, change.new) for change in fresh]
-    problems = refused_at_resume(changes, plan.recipe, run.id, _not_begun(plan, facts))
+    problems = refused_at_resume(changes, plan.recipe, run.id, _not_begun(plan, facts), with_output(run, plan))
     refused = {problem.key for problem in problems}
     outputs = Outputs(run, plan, facts)
     redo: list[str] = []
@@ -87,6 +87,11 @@ def _not_begun(plan: RunRecipe, facts: RunFacts) -> set[str]:
     """The stages of which no process has begun."""
     begun = {name for name, of in facts.stages.items() if any(not one.never_began for one in of.attempts.values())}
     return {stage.name for stage in plan.recipe.stage} - begun
+
+
+def with_output(run: RunDir, plan: RunRecipe) -> set[str]:
+    """The stages that have left an output: `cockpit run --from` starts from these."""
+    return {stage.name for stage in plan.recipe.stage if run.out(stage.name).is_dir()}
 
 
 def _decides(field_path: str) -> bool:

@@ -70,7 +70,7 @@ def recipe_from(root: Path, wanted: str, checkpoint: int | None, sets: Sequence[
     changed = change_recipe(before.resolved, sets)
     own = [change for change in changed.changes if change.stage == stage]
     if trains and checkpoint is not None:
-        refuse_at_resume(own, before.recipe, run.id)
+        refuse_at_resume(own, before.recipe, run.id, {stage} if run.out(stage).is_dir() else ())
     elif trains:
         refuse_for_weights(own, before.recipe)
     return load_recipe_text(text, path, sets, find), run

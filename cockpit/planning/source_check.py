@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from engines.data.tokenizer_settings import tokenizer_problems
-from engines.data.tokens_manifest import tokens_problems
+from engines.data.tokens_manifest import read_tokens_manifest, tokens_problems
 from engines.inputs.code_or_rows import asks_about_code, has_documents
 from engines.inputs.code_tree import CodeRules, code_files
 from engines.inputs.data_place import suffix_of
@@ -47,8 +47,21 @@ def _found(stage: StageFields, data: Path | None) -> Iterator[tuple[str, str, st
         for error in tokenizer_problems(data, stage.eos_token):
             yield "tokenizer", error.message, error.hint or ""
     elif isinstance(stage, PretrainStage) and data is not None and data.is_dir():
-        for error in tokens_problems(data):
+        wrong = list(tokens_problems(data))
+        for error in wrong:
             yield "data", error.message, error.hint or ""
+        if not wrong:
+            yield from _of_windows(stage, data)
+
+
+def _of_windows(stage: PretrainStage, data: Path) -> Iterator[tuple[str, str, str]]:
+    """A window that is longer than all tokens of the train split."""
+    splits = read_tokens_manifest(data).splits
+    tokens = splits["train"].tokens if "train" in splits else 0
+    if tokens < stage.max_length:
+        folder = printable(str(data), 400)
+        message = f"{folder}: the train split has {tokens} tokens, fewer than one window of {stage.max_length}"
+        yield "max_length", message, "set a smaller max_length, or prepare more text"
 
 
 def _of_text(stage: PrepareText) -> Iterator[tuple[str, str, str]]:

@@ -18,6 +18,10 @@ from engines.run_dir import RunDir
 from engines.words import RunStatus, StageStatus
 
 TAIL_BYTES = 64 * 1024
+_FATAL = "Fatal Python error: "
+_HEADS = ("Current thread ", "Thread ")
+_MODULES = "Extension modules: "
+"""A line of a crash's stack: names of libraries, in one line that is longer than the rest."""
 _STAGE_NAME = re.compile(r"[A-Za-z0-9-][A-Za-z0-9._-]{0,99}")
 """A stage's name comes from the journal: one that is not a plain name cannot lead out of the run's folder."""
 
@@ -116,4 +120,19 @@ def last_lines(run: RunDir, ending: Ending, count: int) -> list[str]:
         lines = console_tail(run, ending.stage, ending.attempt, TAIL_BYTES)
     except OSError:
         return []
-    return [line for line in lines if line.strip()][-count:]
+    said = [line for line in lines if line.strip() and not line.startswith(_MODULES)]
+    return _crash(said)[:count] or said[-count:]
+
+
+def _crash(lines: list[str]) -> list[str]:
+    """What Python wrote as the process crashed, innermost call first: the error and the stack of its thread, at the end
+    of a text; empty if there is none, or if more was printed after it."""
+    fatal = [number for number, line in enumerate(lines) if line.startswith(_FATAL)]
+    if not fatal:
+        return []
+    stacks = lines[fatal[-1] + 1 :]
+    if any(not line.startswith((*_HEADS, "  ")) for line in stacks):
+        return []
+    own = next((number for number, line in enumerate(stacks) if line.startswith(_HEADS[0])), 0)
+    rest = next((number for number, line in enumerate(stacks) if number > own and line.startswith(_HEADS)), len(stacks))
+    return [lines[fatal[-1]], *stacks[own:rest]]

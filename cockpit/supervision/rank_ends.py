@@ -8,6 +8,7 @@ before those.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -91,6 +92,11 @@ def _recorded(run: RunDir, stage: str, attempt: int, ranks: Iterable[int]) -> di
             if isinstance(event, RankEnded):
                 found[rank] = event.reason, event.detail
     return found
+
+
+def forget_torchrun(run: RunDir, stage: str, attempt: int) -> None:
+    """Remove torchrun's own files of an ended attempt: it removes them itself, unless it was killed."""
+    shutil.rmtree(run.torchrun_logs(stage, attempt), ignore_errors=True)
 
 
 def show_console_of(run: RunDir, stage: str, attempt: int, rank: int) -> None:

@@ -43,7 +43,7 @@ from cockpit.supervision.engine_process import (
 )
 from cockpit.supervision.memory_kills import MemoryKills, memory_end
 from cockpit.supervision.process_tree import become_subreaper, kill_tree, reap_children
-from cockpit.supervision.rank_ends import RankCause, cause_of_ranks, end_elsewhere, show_console_of
+from cockpit.supervision.rank_ends import RankCause, cause_of_ranks, end_elsewhere, forget_torchrun, show_console_of
 from cockpit.supervision.run_result import run_result
 from cockpit.supervision.sampler_process import SamplerProcess
 from cockpit.supervision.wait import Watch
@@ -299,6 +299,7 @@ class Supervisor:
                 stage=stage, attempt=attempt, reason=reason, exit=status, detail=detail, cpu_s=cpu_s, memory=memory
             )
         )
+        forget_torchrun(self.run, stage, attempt)
         self._answer_requests("no engine was running")
 
     def _cause_of_ranks(self, stage: str, attempt: int) -> RankCause | None:

@@ -112,6 +112,16 @@ def test_a_stage_that_has_not_begun_takes_every_value_but_other_inputs() -> None
     assert problem.hint == "a new run can have it: cockpit run RECIPE", "the stage has no output to start from"
 
 
+def test_a_new_run_starts_from_a_stage_only_where_that_has_left_an_output() -> None:
+    changed = change_recipe(RESOLVED, ["tuned.seed=7"])
+    hints = [
+        refused_at_resume(changed.changes, changed.recipe, "20261120-2130-x", finished=finished)[0].hint
+        for finished in ((), ("tuned",))
+    ]
+    assert hints[0].endswith(": cockpit run RECIPE")
+    assert hints[1].endswith(": cockpit run --from 20261120-2130-x:tuned --set tuned.seed=…")
+
+
 def test_all_refusals_come_at_once() -> None:
     message = refused("tuned.r=7", "tuned.seed=7", "tuned.learning_rate=1e-3")
     assert "tuned.r" in message

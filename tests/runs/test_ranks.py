@@ -197,7 +197,7 @@ def test_a_killed_torchrun_is_named_and_no_rank_outlives_it(killed: Killed) -> N
 def test_torchrun_leaves_nothing_outside_of_the_run_even_when_it_is_killed(killed: Killed) -> None:
     assert not list(Path(os.environ["TMPDIR"]).glob("torchelastic*"))
     left = [killed.run.torchrun_logs("part-1", attempt).is_dir() for attempt in (1, 2, 3)]
-    assert left == [False, True, False], "it removes its folder itself, unless it is killed"
+    assert left == [False, False, False], "of a killed one, the supervisor removes the folder"
 
 
 def test_each_retry_resumes_from_the_newest_checkpoint(killed: Killed) -> None:

@@ -45,7 +45,10 @@ def what_to_know(metadata: Mapping[str, Any]) -> list[str]:
             sentences.append(f"{count} {what} were left out: {reason.replace('_', ' ')}{shown}{_way_out(reason)}")
     if divided := metadata["divided"]:
         longest = quantities.size(metadata["max_document_bytes"])
-        sentences.append(f"{divided} long document(s) were divided into pieces of at most {longest}, at ends of lines")
+        sentences.append(
+            f"{divided} long document(s) were divided into pieces of at most {longest}, at ends of"
+            " paragraphs, lines or words where a piece has one in its second half"
+        )
     return [*_about_sources(metadata), *sentences]
 
 

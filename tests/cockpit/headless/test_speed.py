@@ -129,6 +129,36 @@ def test_the_line_of_a_file_says_how_far_it_is_from_what_was_trained_over_four_b
     assert over.startswith("compared Q8_0 + atlas: mean KL 1e-3")
 
 
+CRASH = """a line of a library
+Fatal Python error: Segmentation fault
+
+Thread 0x00007fb96cbf0b80 (most recent call first):
+  File "threading.py", line 1 in wait
+
+Current thread 0x00007fb96cbf0b81 (most recent call first):
+  File "kernel.py", line 519 in string_at
+  File "stage.py", line 3 in run
+
+Extension modules: numpy._core._multiarray_umath, numpy.linalg._umath_linalg (total: 2)
+"""
+
+
+def test_a_crash_shows_its_error_and_the_calls_of_its_thread_and_no_list_of_modules(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    place = run.console_log("base", 1)
+    place.parent.mkdir(parents=True)
+    place.write_text(CRASH)
+    failed = Ending(("base: killed by SIGSEGV",), "base", 1)
+    shown = last_lines(run, failed, 3)
+    assert [line.split(",")[0] for line in shown] == [
+        "Fatal Python error: Segmentation fault",
+        "Current thread 0x00007fb96cbf0b81 (most recent call first):",
+        '  File "kernel.py"',
+    ]
+    place.write_text(f"{CRASH}the last words\n")
+    assert last_lines(run, failed, 1) == ["the last words"]
+
+
 def test_a_run_that_was_stopped_on_request_shows_no_console(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     place = run.console_log("base", 1)

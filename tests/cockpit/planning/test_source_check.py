@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from cockpit.planning.data_look import look_at_data
 from cockpit.planning.model_check import check_models
+from cockpit.planning.source_check import source_problems
 from recipes.load import load_recipe
 from recipes.problems import RecipeError
 
@@ -84,6 +86,27 @@ def test_damaged_tokens_are_refused_at_the_line_that_names_them(tmp_path: Path) 
     said = "; ".join(problem.message for problem in caught.value.problems)
     for wanted in ("train.bin has 15 bytes", "train.idx does not exist", "tokenizer.model does not exist"):
         assert wanted in said
+
+
+@pytest.mark.parametrize(("max_length", "problems"), [(8, 0), (9, 1)])
+def test_a_window_longer_than_all_tokens_is_refused_at_its_line(tmp_path: Path, max_length: int, problems: int) -> None:
+    tokens = tmp_path / "tokens"
+    (tokens / "tokenizer").mkdir(parents=True)
+    (tokens / "tokenizer" / "tokenizer.model").write_bytes(b"x")
+    entry = {"tokens": 8, "documents": 1, "file": "train.bin", "sha256": "", "index": "train.idx"}
+    sha256 = hashlib.sha256(b"x").hexdigest()
+    manifest = {"format": 1, "dtype": "uint16", "eos_id": 2, "vocab_size": 300, "tokenizer_sha256": sha256}
+    (tokens / "tokens.json").write_text(json.dumps({**manifest, "splits": {"train": entry}}))
+    (tokens / "train.bin").write_bytes(bytes(16))
+    (tokens / "train.idx").write_bytes(bytes(8))
+    path = tmp_path / "r.toml"
+    path.write_text(
+        'schema = 1\nname = "x"\n[[stage]]\nname = "base"\nkind = "pretrain"\nmax_steps = 1\ndata = "./tokens"\n'
+        f"max_length = {max_length}\nhidden_size = 64\nintermediate_size = 128\nnum_attention_heads = 2\n"
+        "num_hidden_layers = 1\nnum_key_value_heads = 1\n"
+    )
+    found = source_problems(load_recipe(path))
+    assert [(one.line, one.key) for one in found] == [(8, "base.max_length")] * problems
 
 
 @pytest.mark.parametrize(
