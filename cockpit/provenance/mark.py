@@ -98,6 +98,15 @@ def as_numbered_here(run: RunDir, stage: str | None, attempt: int | None, named:
     return named
 
 
+def started_process(engine_json: Path) -> Identity | None:
+    """The process that the supervisor started for an attempt, the engine or torchrun; None if the file is unusable."""
+    try:
+        value = read_json(engine_json, MAX_IDENTITY_BYTES)
+        return Identity(int(value["pid"]), int(value["start_time"]), str(value["boot_id"]))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return None
+
+
 def launcher_of(engine_json: Path) -> str:
     """The launcher of an engine, by the file that the supervisor wrote; empty without one."""
     try:

@@ -50,6 +50,7 @@ SAMPLE_INTERVALS = 5
 OLD_SAMPLE_S = 30.0
 """Machine figures are old after five usual intervals, and after at least this long."""
 _RECORDED = "it recorded its end, and nothing has happened since"
+_STOPPED_AT_END = "the engine recorded its end, and its process is stopped (SIGSTOP) and does not exit"
 DISK_S = 5.0
 """Silence after which a full disk is named as its cause."""
 FULL_BYTES = 1 << 16
@@ -87,6 +88,8 @@ class Processes(NamedTuple):
     elsewhere: Path | None = None
     stopped_ranks: tuple[int, ...] = ()
     """of several processes, those that a signal has stopped"""
+    started: str = ""
+    """of the process that the supervisor started for the attempt: the engine, or torchrun, which starts the engines"""
 
 
 class Pace(NamedTuple):
@@ -190,10 +193,7 @@ def health(state: RunState, real: RunStatus, clock: Clock, processes: Processes 
     concerns += tuple(found.short for found in diagnosis_of(stage)) if stage is not None else ()
     attempt = stage.current if stage is not None else None
     if stage is None or attempt is None or attempt.ended:
-        # A supervisor that runs goes on within a second.
-        ended = attempt is not None and attempt.ended and seen.supervisor == "T"
-        word, sentence = (HealthWord.ENGINE_ENDED, _RECORDED) if ended else (HealthWord.STARTING, "")
-        return Health(word, sentence, concerns, machine_is_old=old)
+        return Health(*_between(attempt, seen), concerns, machine_is_old=old)
     engine = engine_of(state, attempt)
     if engine is None or engine.worked is None:
         silence_s = _since_start(state, attempt, clock)
@@ -216,6 +216,16 @@ def health(state: RunState, real: RunStatus, clock: Clock, processes: Processes 
         told = attempt.stalled
         word, sentence = judge(pace, silence_s, told if told is not None and told.m >= engine.worked.m else None)
     return Health(word, sentence, concerns, silence_s, pace.usual_s, old)
+
+
+def _between(attempt: AttemptView | None, seen: Processes) -> tuple[HealthWord, str]:
+    """The word and the sentence where no engine works: before the first, and after one has recorded its end."""
+    ended = attempt is not None and attempt.ended
+    if ended and seen.supervisor == "T":  # one that runs continues within a second
+        return HealthWord.ENGINE_ENDED, _RECORDED
+    if ended and seen.started == "T":
+        return HealthWord.SUSPENDED, _STOPPED_AT_END
+    return HealthWord.STARTING, ""
 
 
 def judge(pace: Pace, silence_s: float, stalled: EngineStalled | None = None) -> tuple[HealthWord, str]:
@@ -307,6 +317,8 @@ def _concerns(state: RunState, clock: Clock, seen: Processes) -> tuple[tuple[str
         found.append(elsewhere_words(seen.elsewhere))
     if seen.supervisor == "T":
         found.append("the supervisor is stopped (SIGSTOP): it starts no stage and answers no screen")
+    if seen.started == "T" and seen.engine not in {"T", ""}:
+        found.append("torchrun is stopped (SIGSTOP): it does not notice when a process ends")
     sample = state.machine()
     age_s, usual_s = _sample_age(state, sample, clock)
     old = age_s is not None and age_s > max(OLD_SAMPLE_S, SAMPLE_INTERVALS * (usual_s or 0.0))
@@ -394,6 +406,7 @@ def process_states(
     root: Path | None = None,
     elsewhere: Callable[[Identity | None], Path | None] = lambda _engine: None,
     here: Callable[[WriterOpened], Identity] = identity_in,
+    started: Callable[[str, int], Identity | None] = lambda _stage, _attempt: None,
 ) -> Processes:
     """The states of the run's processes as far as this machine can see them.
 
@@ -405,6 +418,7 @@ def process_states(
         root: the run directory, whose disk may be full; None: not looked at.
         elsewhere: the folder in which the run's processes, with this engine, work, if it is not the run's.
         here: the process of a record, as this machine numbers it.
+        started: the process that the supervisor started for an attempt of a stage.
     """
     stage = state.current_stage
     attempt = stage.current if stage is not None else None
@@ -418,7 +432,9 @@ def process_states(
     shown = "T" if stopped else shown
     full = root is not None and _is_full(root)
     at = elsewhere(named if shown not in {"", "Z"} else None)
-    return Processes(shown, supervisor, _state_of(newest, is_sampler, here), full, at, stopped)
+    first = started(attempt.stage, attempt.attempt) if attempt is not None else None
+    letter = first.state() if first is not None and is_engine(first) else ""
+    return Processes(shown, supervisor, _state_of(newest, is_sampler, here), full, at, stopped, letter)
 
 
 def _stopped_ranks(

@@ -11,7 +11,15 @@ import time
 from dataclasses import replace
 from threading import Lock
 
-from cockpit.provenance.mark import SAMPLER_MODULE, SUPERVISOR_MODULE, as_numbered_here, lives, serves, works_elsewhere
+from cockpit.provenance.mark import (
+    SAMPLER_MODULE,
+    SUPERVISOR_MODULE,
+    as_numbered_here,
+    lives,
+    serves,
+    started_process,
+    works_elsewhere,
+)
 from cockpit.runs.health import Clock, Health, Processes, health, process_states
 from cockpit.runs.index_store import INDEX_AFTER_BYTES, Indexed, load_index, store_index
 from cockpit.runs.sequence import Numbers
@@ -151,6 +159,7 @@ class RunReader:
                 self.run.root,
                 lambda engine: works_elsewhere(self.run, engine),
                 self._here,
+                lambda stage, attempt: started_process(self.run.engine_json(stage, attempt)),
             )
             self._concerns = self._own_concerns() if real.is_live else ()
         found = health(self.state, real, Clock.now(time.monotonic() - self._received_s), self._processes)

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from cockpit import CODE_ROOT
-from cockpit.provenance.mark import MAX_IDENTITY_BYTES, RunMark, launcher_of, lives
+from cockpit.provenance.mark import MAX_IDENTITY_BYTES, RunMark, launcher_of, lives, started_process
 from cockpit.schedule.resolved_recipe import RunRecipe
 from cockpit.supervision.freed_memory import keep_few_kernels, keep_freed_memory
 from cockpit.supervision.launcher import interpreter_of, launched
@@ -223,7 +223,7 @@ def find_engine(run: RunDir, stage: str, attempt: int) -> EngineProcess | None:
     It must carry the run's mark: what the folder says about processes may have been written by another user.
     """
     mark, stage_json = RunMark.of(run), run.stage_json(stage, attempt)
-    identity, launcher = _recorded(run.engine_json(stage, attempt)), launcher_of(run.engine_json(stage, attempt))
+    identity, launcher = started_process(run.engine_json(stage, attempt)), launcher_of(run.engine_json(stage, attempt))
     behind = None
     if identity is None or launcher or not identity.is_alive():
         found = _by_command(mark, str(stage_json))
@@ -252,26 +252,18 @@ def engine_lives(run: RunDir, stage: str, attempt: int) -> bool:
 
 def recorded_engine(run: RunDir, stage: str, attempt: int) -> Identity | None:
     """The engine that the attempt's folder names; None without one."""
-    return _recorded(run.engine_json(stage, attempt))
+    return started_process(run.engine_json(stage, attempt))
 
 
 def recorded_kills(run: RunDir, stage: str, attempt: int) -> MemoryKills:
     """The kernel's counts when the attempt's engine was started; empty where they are unknown, or of another boot."""
     path = run.engine_json(stage, attempt)
-    identity = _recorded(path)
+    identity = started_process(path)
     if identity is None or identity.boot_id != boot_id():
         return MemoryKills()
     with suppress(OSError, ValueError):
         return MemoryKills.of_groups(read_json(path, MAX_IDENTITY_BYTES).get("memory_kills"))
     return MemoryKills()
-
-
-def _recorded(path: Path) -> Identity | None:
-    try:
-        value = read_json(path, MAX_IDENTITY_BYTES)
-        return Identity(int(value["pid"]), int(value["start_time"]), str(value["boot_id"]))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        return None
 
 
 def _by_command(mark: RunMark, stage_json: str) -> Identity | None:

@@ -23,11 +23,13 @@ from cockpit.supervision.rank_processes import rank_processes
 from engines.emitter import EventWriter
 from engines.events import (
     AnyEvent,
+    AttemptEnded,
     EngineRecovered,
     EngineStalled,
     Phase,
     Progress,
     RanksPlaced,
+    StageSucceeded,
     Step,
     UnreadableRecordError,
     Warned,
@@ -44,6 +46,8 @@ STACKS_SIGNAL = signal.SIGUSR1
 """The signal at which an engine writes the stacks of its threads to stderr (engines/host.py registers it)."""
 HEARD_BYTES = 1 << 14
 HEARD_AFTER_S = 5.0
+EXIT_S = 60.0
+"""How long an engine may take to exit after it has recorded its end."""
 KEPT_STEPS = 8 * USUAL_STEPS
 
 
@@ -76,6 +80,11 @@ class EngineWatch:
         self._heard = b""
         self._use = EngineUse()
         self._slow = False
+        self._over_m: float | None = None
+
+    def overstays(self, now_s: float) -> bool:
+        """Whether the engine has recorded its end, and its process is still there much later."""
+        return self._over_m is not None and now_s - self._over_m > EXIT_S
 
     @property
     def longest_step_s(self) -> float | None:
@@ -154,6 +163,8 @@ class EngineWatch:
     def _take(self, event: AnyEvent) -> None:
         if isinstance(event, RanksPlaced) and (event.stage, event.attempt) == self._of:
             self._compare(event)
+        if isinstance(event, StageSucceeded | AttemptEnded) and (event.stage, event.attempt) == self._of:
+            self._over_m = event.m
         if not isinstance(event, Work) or event.stage != self._engine.stage:
             return
         if getattr(event, "attempt", self._engine.attempt) != self._engine.attempt:

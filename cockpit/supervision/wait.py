@@ -7,7 +7,7 @@ import signal
 import time
 
 from cockpit.supervision.engine_process import EngineProcess, exit_status, find_behind_launcher
-from cockpit.supervision.engine_watch import EngineWatch
+from cockpit.supervision.engine_watch import EXIT_S, EngineWatch
 from cockpit.supervision.process_tree import kill_tree, signal_process
 from cockpit.supervision.relay import Relay
 from cockpit.supervision.sampler_process import SamplerProcess
@@ -15,7 +15,7 @@ from cockpit.supervision.stop_ladder import NOW_GRACE_S, StopLadder
 from engines import control
 from engines.control import Request
 from engines.emitter import EventWriter
-from engines.events import ControlApplied
+from engines.events import ControlApplied, Warned
 from engines.run_dir import RunDir
 from engines.words import Verb
 from recipes import quantities
@@ -47,7 +47,7 @@ class Watch:
 
         An engine whose processes do not share the training as `asked` is killed; `misplaced` says how.
         """
-        self.misplaced = ""
+        self.misplaced, overstayed = "", False
         self.sampler.watch(engine.identity.pid, engine.stage)
         progress = EngineWatch(self.run, engine, self.writer, asked)
         while not self._ended(engine):
@@ -60,6 +60,9 @@ class Watch:
             if progress.misplaced and not self.misplaced:
                 self.misplaced = progress.misplaced
                 kill_tree(self.run.root, [engine.identity], term_grace_s=0.0, keep=engine.reaped)
+            if progress.overstays(time.monotonic()) and not overstayed:
+                overstayed = True
+                self._end_what_stays(engine)
             if engine.pidfd in readable:
                 break
             if readable:
@@ -67,6 +70,14 @@ class Watch:
         self.relay.pump()
         self.sampler.watch(None)
         return exit_status(engine)
+
+    def _end_what_stays(self, engine: EngineProcess) -> None:
+        """End an engine that has recorded its end and does not exit: a stopped torchrun, a thread of a library."""
+        message = f"the engine has recorded its end, and its process has not exited in {quantities.duration(EXIT_S)}"
+        self.writer.emit(
+            Warned(stage=engine.stage, attempt=engine.attempt, message=f"{message}: killing its process tree")
+        )
+        kill_tree(self.run.root, [engine.identity], term_grace_s=0.0, keep=engine.reaped)
 
     def _look_behind_launcher(self, engine: EngineProcess) -> None:
         """Once a launcher has started the engine, watch and signal that one."""

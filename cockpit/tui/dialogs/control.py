@@ -17,7 +17,7 @@ SEND = "send"
 def value_question(verb: Verb, stage: StageView | None) -> AskScreen:
     """Ask for the value of a request that takes one. Returns the text, or None."""
     step = stage.last_step if stage is not None else None
-    at = f"It is at step {step.step}. " if step is not None else ""
+    at = f"It was at step {step.step} just now. " if step is not None else ""
     match verb:
         case Verb.LEARNING_RATE:
             now = fmt.learning_rate(step.learning_rate) if step is not None else "n/a"
@@ -26,7 +26,7 @@ def value_question(verb: Verb, stage: StageView | None) -> AskScreen:
         case Verb.MAX_STEPS:
             planned = stage.total_steps if stage is not None else None
             plan = f"{planned} steps are planned. " if planned is not None else ""
-            body = f"{at}{plan}The stage and its learning-rate schedule will end at this step."
+            body = f"{at}{plan}The stage and its schedule will end at the new step, or at once if that has passed."
             return AskScreen("Last step of the stage", body, _check(verb), "" if planned is None else str(planned))
         case _:
             body = "The model continues or answers this text at the next step; training waits meanwhile."

@@ -49,11 +49,13 @@ def at(
     supervisor: str = "",
     sampler: str = "",
     elsewhere: Path | None = None,
+    started: str = "",
 ) -> Health:
     """The health some seconds after the journal's newest record, on the run's machine or on another one."""
     state = fold(journal.events)
     clock = Clock("b", journal.t + after_s - T0, waited_s) if here else Clock("other", 5.0, waited_s)
-    return health(state, state.state, clock, Processes(engine, supervisor, sampler, elsewhere=elsewhere))
+    seen = Processes(engine, supervisor, sampler, elsewhere=elsewhere, started=started)
+    return health(state, state.state, clock, seen)
 
 
 def training(step_s: float = 4.0, steps: int = 64) -> Journal:
@@ -259,6 +261,18 @@ def test_while_the_supervisor_is_stopped_an_engine_that_recorded_its_end_is_not_
     assert found.word == "engine ended"
     assert found.sentence == "it recorded its end, and nothing has happened since"
     assert at(journal, 1).word == "starting", "a supervisor that runs goes on at once"
+
+
+def test_a_stopped_torchrun_is_named_while_its_processes_train_and_after_they_have_ended() -> None:
+    journal = training(0.2)
+    found = at(journal, 1, engine="S", started="T")
+    assert found.word == "running"
+    assert "torchrun is stopped (SIGSTOP)" in found.line
+    assert "torchrun" not in at(journal, 1, engine="T", started="T").line, "an engine that is one process"
+    journal.say(ENGINE, AttemptEnded(stage="atlas", attempt=1, reason=EndReason.SUCCEEDED))
+    found = at(journal, 40, started="T")
+    assert (found.word, found.needs_attention) == ("suspended", True)
+    assert at(journal, 40, started="S").word == "starting"
 
 
 def test_the_load_is_not_told_while_the_sampler_is_stopped() -> None:

@@ -17,11 +17,11 @@ from cockpit.supervision.engine_process import EngineProcess
 from cockpit.supervision.engine_watch import STACKS_SIGNAL, EngineWatch, catches, cpu_s
 from cockpit.supervision.newest import MOST_BYTES, NewestRecords
 from engines.emitter import EventWriter
-from engines.events import EngineRecovered, EngineStalled, Phase, RanksPlaced, Step, Warned, encode_record
+from engines.events import AttemptEnded, EngineRecovered, EngineStalled, Phase, RanksPlaced, Step, Warned, encode_record
 from engines.identity import Identity
 from engines.journal import read_journal
 from engines.run_dir import RunDir, create_run_dir
-from engines.words import WriterRole
+from engines.words import EndReason, WriterRole
 from recipes.stages.launch.fields import Launch
 from tests.runs.harness import wait_for
 
@@ -90,6 +90,16 @@ def watched(run: RunDir) -> Iterator[Watched]:
     made = Watched(run, HUNG)
     yield made
     made.close()
+
+
+def test_an_engine_overstays_once_it_has_recorded_its_end_and_does_not_exit(watched: Watched) -> None:
+    watched.step(1)
+    now_s = time.monotonic()
+    watched.watch.look(now_s)
+    assert not watched.watch.overstays(now_s + 1000), "it has not ended"
+    watched.records.emit(AttemptEnded(stage="base", attempt=1, reason=EndReason.SUCCEEDED))
+    watched.watch.look(now_s + 2)
+    assert [watched.watch.overstays(now_s + seconds) for seconds in (30, 70)] == [False, True]
 
 
 def test_a_stalled_engine_is_journaled_once_with_its_stacks_in_console_log(watched: Watched) -> None:
