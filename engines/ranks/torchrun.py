@@ -23,6 +23,7 @@ from recipes.problems import OperatorError
 from recipes.stages.launch.fields import Launch
 from recipes.stages.registry import STAGE_KINDS
 
+_TAKEN = "another program has this port; choose another one, or leave rendezvous out"
 JOIN_TIMEOUT_S = 600
 """How long the first hosts wait for the others."""
 
@@ -97,10 +98,12 @@ def _launched(given: StageFile, launch: Launch, stage_json: Path, watched: Watch
         return ExitCode.FAILED, ""  # the thread has recorded which
     except RendezvousError as error:
         traceback.print_exc()
+        why = f"{type(error).__name__}: {error}"
+        if launch.nodes == 1:
+            return ExitCode.FAILED, (f"launch.rendezvous — cannot meet at {launch.rendezvous} ({why}); {_TAKEN}")
         return ExitCode.FAILED, (
-            f"launch.rendezvous — no {launch.nodes} hosts met at {launch.rendezvous} as {meeting_of(given)}"
-            f" ({type(error).__name__}: {error}); start the same stage and attempt on every host, and see that nothing"
-            " else listens there"
+            f"launch.rendezvous — no {launch.nodes} hosts met at {launch.rendezvous} as {meeting_of(given)} ({why});"
+            " start the same stage and attempt on every host, and see that nothing else listens there"
         )
     return ExitCode.DONE, ""
 
@@ -117,7 +120,7 @@ def _prepare(launch: Launch) -> None:
     if taken:
         raise OperatorError(
             f"launch.rendezvous — cannot listen at {launch.rendezvous}: {taken}",
-            "another program has this port; choose another one, or leave rendezvous out",
+            _TAKEN,
         )
     name = interface_of(own_address(launch.rendezvous))
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if name else ():
