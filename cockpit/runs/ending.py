@@ -126,7 +126,7 @@ def last_lines(run: RunDir, ending: Ending, count: int) -> list[str]:
 
 def _crash(lines: list[str]) -> list[str]:
     """What Python wrote as the process crashed, innermost call first: the error and the stack of its thread, at the end
-    of a text; empty if there is none, or if more was printed after it."""
+    of a text; empty without a crash, or if more was printed after it."""
     fatal = [number for number, line in enumerate(lines) if line.startswith(_FATAL)]
     if not fatal:
         return []
