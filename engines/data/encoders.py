@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from engines.data.byte_level import ByteLevel
 from engines.data.hard_strings import HARD_STRINGS, ORDINARY
 from engines.data.tokenizer_settings import (
     PIECES_FILE,
@@ -207,7 +208,8 @@ class WholeEncoder:
 
         path = folder / WHOLE_FILE
         self._arrays: Arrays | None = None
-        refuse_dropout(path)  # also reports a file that is missing, too large, or no JSON object
+        self._content = read_object(path)  # also reports a file that is missing, too large, or no JSON object
+        refuse_dropout(path, self._content)
         try:
             self._tokenizer: Any = Tokenizer.from_file(str(path))
         except Exception as error:
@@ -220,7 +222,7 @@ class WholeEncoder:
         added = self._tokenizer.get_added_tokens_decoder()
         self.controls = tuple(token.content for token in added.values() if token.special)
         self.control_ids = frozenset(number for number, token in added.items() if token.special)
-        self.unknown_id: int | None = _unknown_id(path, vocabulary)
+        self.unknown_id: int | None = _unknown_id(self._content, vocabulary)
         named = eos_token or end_token(folder) or otherwise
         if named is None:
             raise OperatorError(
@@ -240,7 +242,8 @@ class WholeEncoder:
     def arrays(self, texts: Sequence[str]) -> list[Ids]:
         """The same ids as arrays, and faster for much text."""
         if self._arrays is None:
-            words = of_bytes(self._tokenizer.to_str(), self.encode)
+            content, self._content = self._content, {}  # as large as the tokenizer
+            words = of_bytes(content, self.encode, ByteLevel(self._tokenizer))
             self._arrays = Arrays(words, self.encode, (*ORDINARY, *HARD_STRINGS))
         return self._arrays(texts)
 
@@ -276,9 +279,9 @@ def same_tokenizer(one: Path, other: Path) -> bool:
     return spellings[0] == spellings[1]
 
 
-def _unknown_id(path: Path, vocabulary: dict[str, int]) -> int | None:
+def _unknown_id(content: dict[str, Any], vocabulary: dict[str, int]) -> int | None:
     """The id that stands for a text which the vocabulary cannot spell."""
-    model = read_object(path).get("model")
+    model = content.get("model")
     if not isinstance(model, dict):
         return None
     number = model.get("unk_id")

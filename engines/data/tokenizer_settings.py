@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from engines.json_text import read_json, read_object
 from recipes.problems import OperatorError
@@ -25,7 +26,7 @@ def tokenizer_problems(folder: Path, eos_token: str | None) -> list[OperatorErro
     found = []
     if has_whole:
         try:
-            refuse_dropout(folder / WHOLE_FILE)
+            refuse_dropout(folder / WHOLE_FILE, read_object(folder / WHOLE_FILE))
         except OperatorError as error:
             found.append(error)
     if has_whole and not has_pieces and not (eos_token or end_token(folder)):
@@ -46,14 +47,14 @@ def no_tokenizer(folder: Path) -> OperatorError:
     )
 
 
-def refuse_dropout(path: Path) -> None:
+def refuse_dropout(path: Path, content: dict[str, Any]) -> None:
     """Refuse a tokenizer.json that skips merges at random: the same text would have other tokens each time, here and in
     every program that reads the file.
 
     Raises:
-        OperatorError: it does, or cannot be read.
+        OperatorError: it does.
     """
-    model = read_object(path).get("model")
+    model = content.get("model")
     dropout = model.get("dropout") if isinstance(model, dict) else None
     if isinstance(dropout, int | float) and dropout > 0:
         raise OperatorError(

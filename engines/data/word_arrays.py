@@ -6,18 +6,20 @@ word is known by its bytes, not by a hash of them, so the ids are those of the t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
-from engines.data.word_cuts import Cuts, Flags, Places
+from engines.data.word_cuts import Flags, Places
+from engines.data.words import Words
 
 Ids = npt.NDArray[np.uint32]
 EncodeAll = Callable[[Sequence[str]], list[list[int]]]
 """The tokenizer itself: the ids of each of several texts."""
+EncodeWords = Callable[[Sequence[bytes]], list[list[int]]]
+"""The ids of each of several words."""
 Keys = tuple[npt.NDArray[np.uint64], ...]
 MOST_WORDS = 1 << 18
 """Words that are remembered; then all are forgotten. With their ids they take about 20 MB."""
@@ -28,31 +30,32 @@ LONGEST_WORD = _KEY_BYTES - 1
 """Characters of a word that is remembered: its last key ends with its length."""
 _BLOCK_WORDS = 1 << 18
 """Words that are looked up at a time."""
-_MASKS = np.array([(1 << 8 * size) - 1 for size in range(8)] + [(1 << 64) - 1], dtype="<u8")
+_MASKS = [
+    np.array([(1 << 8 * min(max(size - 8 * number, 0), 8)) - 1 for size in range(_KEY_BYTES + 1)], dtype="<u8")
+    for number in range(_KEYS)
+]
+_MASKS[-1] &= np.uint64((1 << 56) - 1)
+"""By the bytes of a word, which bits of its numbers it has; the last byte of the last one is its length."""
 _FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype="<u8")
-_UNSURE = re.compile(r"[\x1c-\x1f]")
-"""ASCII's separators: libraries differ in whether they are blanks."""
 
 
 class WordArrays:
     """Encodes texts."""
 
-    def __init__(self, cuts: Cuts, encode_all: EncodeAll, *, only_ascii: bool) -> None:
+    def __init__(self, words: Words, encode_words: EncodeWords) -> None:
         """Begin without known words.
 
         Args:
-            cuts: where words begin: the ids of a text are those of its words, one after another.
-            encode_all: the tokenizer.
-            only_ascii: `cuts` is for texts of ASCII, without its separators.
+            words: where words begin: the ids of a text are those of its words, one after another.
+            encode_words: the ids of words, by the tokenizer.
         """
-        self._cuts = cuts
-        self._only_ascii = only_ascii
-        self._encode_all = encode_all
+        self._words = words
+        self._encode_words = encode_words
         self._table = _Table()
 
     def takes(self, text: str) -> bool:
         """Whether words of the text can be found here."""
-        return not self._only_ascii or (text.isascii() and _UNSURE.search(text) is None)
+        return self._words.take(text)
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """The ids that the tokenizer has for each of several texts that are taken."""
@@ -61,8 +64,7 @@ class WordArrays:
         lasts = np.cumsum([len(text) for text in encoded], dtype=np.int64)
         if not data:
             return [np.zeros(0, dtype=np.uint32) for _ in texts]
-        firsts = np.concatenate([np.zeros(1, dtype=np.int64), lasts[:-1]])
-        starts = np.flatnonzero(self._cuts(np.frombuffer(data, dtype=np.uint8), firsts))
+        starts = np.flatnonzero(self._words.begin(texts, data, lasts))
         sizes = np.diff(starts, append=len(data))
         padded = data + bytes(_KEY_BYTES)
         parts = [
@@ -86,7 +88,7 @@ class WordArrays:
             places = zip(starts[missing].tolist(), (starts + sizes)[missing].tolist(), strict=True)
             words = [data[start:end] for start, end in places]
             new = list(dict.fromkeys(words))
-            first = table.add(self._encode_all([word.decode() for word in new]))
+            first = table.add(self._encode_words(new))
             numbers = dict(zip(new, range(first, first + len(new)), strict=True))
             rows[missing] = list(map(numbers.__getitem__, words))
         ids, counts = table.ids_of(rows)
@@ -141,7 +143,7 @@ class _Table:
         counts = self._counts[rows]
         ends = np.cumsum(counts)
         places = np.arange(ends[-1] if ends.size else 0)
-        places += np.repeat(self._begins[rows] - (ends - counts), counts)
+        places += np.repeat(self._begins[rows] - ends + counts, counts)
         return self._ids[places], counts
 
     def remember(self, keys: Keys, rows: Places) -> None:
@@ -165,8 +167,9 @@ class _Table:
 def _keys(data: bytes, starts: Places, sizes: Places) -> Keys:
     """The bytes of words as numbers of 8 bytes each, the last with the word's length; of longer words, something."""
     windows = np.ndarray((len(data) - 7,), dtype="<u8", buffer=data, strides=(1,))
-    keys = [windows[starts + 8 * number] & _MASKS[np.clip(sizes - 8 * number, 0, 8)] for number in range(_KEYS)]
-    keys[-1] = (keys[-1] & _MASKS[7]) | (np.minimum(sizes, 255).astype("<u8") << np.uint64(56))
+    short = np.minimum(sizes, _KEY_BYTES)
+    keys = [windows[starts + 8 * number] & masks[short] for number, masks in enumerate(_MASKS)]
+    keys[-1] |= short.astype("<u8") << np.uint64(56)
     return tuple(keys)
 
 

@@ -23,26 +23,23 @@ _CONTINUES = slice(0x80, 0xC0)
 """Bytes of UTF-8 that do not begin a character."""
 
 
-def cuts_of_pieces(pieces: Iterable[str]) -> Cuts:
-    """For a vocabulary whose tokens come from merges of neighbours: words begin where no piece has two characters side
-    by side, so nothing merges across. Pairs of bytes stand for characters, which joins more than there is, never less.
+def parted_pairs(pieces: Iterable[bytes], unspelled: bytes = b"") -> Flags:
+    """By two bytes side by side in a text, whether no merge of the vocabulary joins over the place between them.
+
+    Tokens come from merges of neighbours, so nothing merges where no piece has two characters side by side. Pairs of
+    bytes stand for characters, which joins more than there is, never less.
 
     Args:
-        pieces: the vocabulary's pieces, with blanks as blanks.
+        pieces: the vocabulary's pieces, as bytes of the text that they stand for.
+        unspelled: bytes that the tokenizer leaves out or replaces, so that their neighbours may meet.
     """
-    spelled = np.frombuffer(_NO_BYTE.join(piece.encode() for piece in pieces), dtype=np.uint8).astype(np.uint16)
+    spelled = np.frombuffer(_NO_BYTE.join(pieces), dtype=np.uint8)
     pairs = np.ones((256, 256), dtype=np.bool_)
     pairs[spelled[:-1], spelled[1:]] = False
     pairs[:, _CONTINUES] = False  # within a character
-    begins = pairs.reshape(-1)
-
-    def cuts(codes: Codes, firsts: Places) -> Flags:
-        found = np.ones(len(codes), dtype=np.bool_)
-        np.take(begins, codes[:-1].astype(np.uint16) << np.uint16(8) | codes[1:], out=found[1:])
-        found[firsts[firsts < len(codes)]] = True
-        return found
-
-    return cuts
+    left_out = np.frombuffer(unspelled, dtype=np.uint8)
+    pairs[left_out] = pairs[:, left_out] = False
+    return pairs
 
 
 _LETTER, _DIGIT, _SIGN, _SPACE, _BLANK, _LINE_END = range(6)

@@ -7,7 +7,6 @@ proven from the tokenizer's own file for two forms (`of_pieces`, `of_bytes`); ot
 
 from __future__ import annotations
 
-import json
 import re
 from array import array
 from collections.abc import Sequence
@@ -16,9 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from engines.data.byte_level import ALPHABET, ByteLevel, bytes_of
 from engines.data.special_pieces import SPACE_MARK
+from engines.data.stand_ins import StandIns
 from engines.data.word_arrays import EncodeAll, Ids, WordArrays
-from engines.data.word_cuts import cuts_of_gpt2, cuts_of_pieces, cuts_of_words
+from engines.data.word_cuts import cuts_of_gpt2, cuts_of_words, parted_pairs
+from engines.data.words import MergedWords, PatternWords
 
 MOST_WORDS = 1 << 18
 """Words that are remembered; then all are forgotten. With their ids they take about 50 MB."""
@@ -150,7 +152,8 @@ def of_pieces(model: Any, encode_all: EncodeAll) -> WordIds | None:
     after = {piece[at + 1] for piece in pieces for at in range(len(piece) - 1) if piece[at] == "\n"}
     joined = "".join(re.escape(one) for one in sorted(after | {"\n"}))
     coarse = _words_of_lines("[^ \\n]", joined)
-    whole = WordArrays(cuts_of_pieces(piece.replace(SPACE_MARK, " ") for piece in pieces), encode_all, only_ascii=False)
+    parted = parted_pairs(piece.replace(SPACE_MARK, " ").encode() for piece in pieces)
+    whole = WordArrays(MergedWords(parted), lambda words: encode_all([word.decode() for word in words]))
     if any(_LETTER_BESIDE_SIGN.search(piece) for piece in pieces):
         return WordIds(coarse, encode_all, unsure=_NEVER, blank=SPACE_MARK, word_arrays=whole)
     alone = not any(_DIGIT_BESIDE.search(piece) for piece in pieces)
@@ -170,26 +173,29 @@ def _words_of_lines(one: str, joined: str) -> re.Pattern[str]:
     return re.compile(rf" *{one}+(?:\n(?=[{joined}]){one}*)*\n?| *\n(?:(?=[{joined}]){one}*\n?)*| +")
 
 
-def of_bytes(tokenizer_json: str, encode_all: EncodeAll) -> WordIds | None:
+def of_bytes(content: dict[str, Any], encode_all: EncodeAll, steps: ByteLevel) -> WordIds | None:
     """For byte-level BPE with a known pattern; None for another tokenizer.json.
 
     Args:
-        tokenizer_json: the content of the file.
+        content: the file's content.
         encode_all: the tokenizer, for which names of special tokens are text.
+        steps: its steps.
     """
-    content = json.loads(tokenizer_json)
     model = content["model"]
-    if model.get("type") != "BPE" or any(model.get(name) for name in _OTHER_MERGES):
+    if model.get("type", "BPE") != "BPE" or "merges" not in model or any(model.get(name) for name in _OTHER_MERGES):
         return None
-    if (content.get("normalizer") or {"type": "NFC"})["type"] != "NFC":  # it does not change ASCII
+    if (content.get("normalizer") or {"type": "NFC"}).get("type") != "NFC":  # it does not change ASCII
         return None
-    if any(not token["special"] for token in content.get("added_tokens") or []):  # found in text before the pattern
+    if any(not token.get("special") for token in content.get("added_tokens") or []):  # found in text before the pattern
         return None
     structure = _structure(content.get("pre_tokenizer") or {})
     pattern = _PATTERNS.get(structure)
     if pattern is None:
         return None
-    whole = WordArrays(_CUTS[structure], encode_all, only_ascii=True)
+    unspelled = b"".join(bytes_of(ALPHABET - model["vocab"].keys()))
+    parted = parted_pairs(bytes_of(model["vocab"]), unspelled)
+    words = PatternWords(_CUTS[structure], parted, StandIns(steps))
+    whole = WordArrays(words, steps.encode_words)
     return WordIds(re.compile(_of_ascii(pattern)), encode_all, unsure=_UNSURE, word_arrays=whole)
 
 

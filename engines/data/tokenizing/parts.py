@@ -120,6 +120,7 @@ class PartEncoder:
         self._dtype = np.dtype(job.dtype)
         self._is_control = np.zeros(encoder.vocab_size, dtype=np.bool_)
         self._is_control[[number for number in encoder.control_ids if number < encoder.vocab_size]] = True
+        self._end = np.array([encoder.eos_id], dtype=self._dtype).tobytes()
         self._decoder = msgspec.json.Decoder(Document)
 
     def write(self, part: Part, progress: Callable[[int], None]) -> PartRecord:
@@ -188,24 +189,38 @@ class PartEncoder:
 
     def _encode(self, documents: list[Document], first: bool, shard: BinaryIO, names: BinaryIO, made: _Made) -> None:
         texts = [document.text for document in documents]
-        joined = "\n".join(texts)
-        controls = [piece for piece in self._encoder.controls if piece in joined]
-        for document, numbers in zip(documents, self._encoder.arrays(texts), strict=True):
-            if numbers.size and int(numbers.max()) >= self._encoder.vocab_size:
-                raise OperatorError(
-                    f"{self._job.tokenizer} gives the token {int(numbers.max())} for {document.path}; its vocabulary"
-                    f" has {self._encoder.vocab_size}",
-                    "use a tokenizer whose files belong together",
-                )
-            if self._is_control[numbers].any():
+        encoded = [text.encode() for text in texts]
+        joined = b"\n".join(encoded)
+        controls = [piece for piece in self._encoder.controls if piece.encode() in joined]
+        ids = self._encoder.arrays(texts)
+        has_control = self._checked(documents, ids)
+        for document, text, numbers in zip(documents, encoded, ids, strict=True):
+            if has_control and self._is_control[numbers].any():
                 made.counts["left_out"] += 1
                 continue
             made.counts["control_strings"] += any(piece in document.text for piece in controls)
+            made.text_bytes += len(text)
             self._count(document.text, numbers, made, compared=first)
-            encoded = np.append(numbers, self._encoder.eos_id).astype(self._dtype).tobytes()
-            shard.write(encoded)
+            tokens = numbers.astype(self._dtype).tobytes() + self._end
+            shard.write(tokens)
             names.write(json.dumps(document.path).encode() + b"\n")
-            made.add(encoded, len(numbers) + 1, self._source(document.path))
+            made.add(tokens, len(numbers) + 1, self._source(document.path))
+
+    def _checked(self, documents: list[Document], ids: list[Ids]) -> bool:
+        """Whether a document has a control token.
+
+        Raises:
+            OperatorError: an id is beyond the vocabulary.
+        """
+        flat = np.concatenate(ids)
+        if flat.size and int(flat.max()) >= self._encoder.vocab_size:
+            found = next(n for n, numbers in enumerate(ids) if (numbers >= self._encoder.vocab_size).any())
+            raise OperatorError(
+                f"{self._job.tokenizer} gives the token {int(ids[found].max())} for {documents[found].path}; its"
+                f" vocabulary has {self._encoder.vocab_size}",
+                "use a tokenizer whose files belong together",
+            )
+        return bool(self._is_control[flat].any())
 
     def _source(self, path: str) -> str:
         name = path.partition("/")[0] if self._job.sources else ""
@@ -220,7 +235,6 @@ class PartEncoder:
         if compared and made.compared < COMPARED_DOCUMENTS and len(text) <= COMPARED_CHARACTERS:
             made.compared += 1
             counts["changed"] += not reads_it_so and encoder.decode(numbers.tolist()) != text
-        made.text_bytes += len(text.encode())
 
 
 class _Made:
