@@ -13,10 +13,9 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from engines.data.byte_level import ByteLevel
-from engines.data.word_cuts import Codes
+from engines.data.word_cuts import Codes, characters
 
 _KINDS = "x0\t!"
 """A letter, a number, a blank and a sign; no word with an apostrophe has this letter."""
@@ -46,18 +45,18 @@ class StandIns:
         """Whether each character of the text has a stand-in, and the tokenizer does not normalize the text."""
         if text.isascii() and not any(one in text for one in _SEPARATORS):
             return True
-        characters = _characters(text)
-        found = self._table[characters]
+        codes = characters(text)
+        found = self._table[codes]
         if found.size and int(found.max()) >= _UNKNOWN:
             for character in {text[at] for at in np.flatnonzero(found == _NOT_ASKED).tolist()}:
                 self._table[ord(character)] = self._ask(character)
-            if int(self._table[characters].max()) == _UNKNOWN:
+            if int(self._table[codes].max()) == _UNKNOWN:
                 return False
         return self._tokenizer.keeps(text)
 
     def read(self, texts: Sequence[str]) -> Codes:
         """One stand-in for each character of texts that are known, one text after another."""
-        codes: Codes = self._table[_characters("".join(texts))]
+        codes: Codes = self._table[characters("".join(texts))]
         return codes
 
     def _ask(self, character: str) -> int:
@@ -78,7 +77,3 @@ class StandIns:
                 for kind, places in ends.items()
             }
         return found
-
-
-def _characters(text: str) -> npt.NDArray[np.uint32]:
-    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")

@@ -28,8 +28,8 @@ _KEYS = 3
 _KEY_BYTES = 8 * _KEYS
 LONGEST_WORD = _KEY_BYTES - 1
 """Characters of a word that is remembered: its last key ends with its length."""
-_BLOCK_WORDS = 1 << 18
-"""Words that are looked up at a time."""
+_BLOCK_WORDS, _FIRST_WORDS = 1 << 18, 1 << 13
+"""Words that are looked up at a time, at most and in the beginning."""
 _MASKS = [
     np.array([(1 << 8 * min(max(size - 8 * number, 0), 8)) - 1 for size in range(_KEY_BYTES + 1)], dtype="<u8")
     for number in range(_KEYS)
@@ -67,10 +67,12 @@ class WordArrays:
         starts = np.flatnonzero(self._words.begin(texts, data, lasts))
         sizes = np.diff(starts, append=len(data))
         padded = data + bytes(_KEY_BYTES)
-        parts = [
-            self._of_words(padded, starts[at : at + _BLOCK_WORDS], sizes[at : at + _BLOCK_WORDS])
-            for at in range(0, len(starts), _BLOCK_WORDS)
-        ]
+        parts, at = [], 0
+        while at < len(starts):
+            # Words of a block that are not known are handled one by one, repeated ones too: begin with few.
+            block = slice(at, at + min(_BLOCK_WORDS, _FIRST_WORDS + self._table.known))
+            parts.append(self._of_words(padded, starts[block], sizes[block]))
+            at = block.stop
         ids = np.concatenate([part for part, _ in parts])
         before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.concatenate([count for _, count in parts]))])
         return np.split(ids, before[np.searchsorted(starts, lasts[:-1])])

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Codes = npt.NDArray[np.uint8]
+Characters = npt.NDArray[np.uint32]
 Places = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Cuts = Callable[[Codes, Places], Flags]
@@ -40,6 +41,36 @@ def parted_pairs(pieces: Iterable[bytes], unspelled: bytes = b"") -> Flags:
     left_out = np.frombuffer(unspelled, dtype=np.uint8)
     pairs[left_out] = pairs[:, left_out] = False
     return pairs
+
+
+_PAIRS_BITS = 18
+
+
+class PartedCharacters:
+    """`parted_pairs` of characters, for vocabularies whose pieces are whole characters: a language without blanks has
+    thousands, which share their bytes. Pairs with one hash stand for each other, which joins more, never less."""
+
+    def __init__(self, pieces: Iterable[str]) -> None:
+        """Take the vocabulary's pieces."""
+        self._parted = np.ones(1 << _PAIRS_BITS, dtype=np.bool_)
+        codes = characters("\n".join(pieces))
+        self._parted[_hashes(codes[:-1], codes[1:])] = False
+
+    def cuts(self, codes: Characters) -> tuple[Places, Flags]:
+        """The places before or after characters beyond ASCII, and whether nothing merges over each."""
+        beyond = codes >= 0x80
+        places = np.flatnonzero(beyond[1:] | beyond[:-1]) + 1
+        return places, self._parted[_hashes(codes[places - 1], codes[places])]
+
+
+def characters(text: str) -> Characters:
+    """The code points of a text."""
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+
+
+def _hashes(first: Characters, second: Characters) -> Characters:
+    mixed = first * np.uint32(0x9E3779B1) + second * np.uint32(0x85EBCA6B)
+    return mixed >> np.uint32(32 - _PAIRS_BITS)
 
 
 _LETTER, _DIGIT, _SIGN, _SPACE, _BLANK, _LINE_END = range(6)

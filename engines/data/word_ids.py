@@ -152,8 +152,8 @@ def of_pieces(model: Any, encode_all: EncodeAll) -> WordIds | None:
     after = {piece[at + 1] for piece in pieces for at in range(len(piece) - 1) if piece[at] == "\n"}
     joined = "".join(re.escape(one) for one in sorted(after | {"\n"}))
     coarse = _words_of_lines("[^ \\n]", joined)
-    parted = parted_pairs(piece.replace(SPACE_MARK, " ").encode() for piece in pieces)
-    whole = WordArrays(MergedWords(parted), lambda words: encode_all([word.decode() for word in words]))
+    spelled = [piece.replace(SPACE_MARK, " ") for piece in pieces]
+    whole = WordArrays(MergedWords(spelled), lambda words: encode_all([word.decode() for word in words]))
     if any(_LETTER_BESIDE_SIGN.search(piece) for piece in pieces):
         return WordIds(coarse, encode_all, unsure=_NEVER, blank=SPACE_MARK, word_arrays=whole)
     alone = not any(_DIGIT_BESIDE.search(piece) for piece in pieces)

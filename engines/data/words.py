@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from engines.data.stand_ins import StandIns
-from engines.data.word_cuts import Codes, Cuts, Flags, Places
+from engines.data.word_cuts import Codes, Cuts, Flags, PartedCharacters, Places, characters, parted_pairs
 
 
 class Words(Protocol):
@@ -32,9 +32,10 @@ class Words(Protocol):
 class MergedWords:
     """Parts between which no merge of the vocabulary joins anything, in any text."""
 
-    def __init__(self, parted: Flags) -> None:
-        """Take `parted_pairs` of the vocabulary."""
-        self._parted = parted
+    def __init__(self, pieces: Sequence[str]) -> None:
+        """Take the vocabulary's pieces, with blanks as blanks."""
+        self._parted = parted_pairs(piece.encode() for piece in pieces).reshape(-1)
+        self._parted_characters = PartedCharacters(pieces)
 
     def take(self, text: str) -> bool:
         """Every text."""
@@ -43,11 +44,13 @@ class MergedWords:
 
     def begin(self, texts: Sequence[str], data: bytes, lasts: Places) -> Flags:
         """Where nothing merges, and at the first byte of each text."""
-        del texts
         codes = _codes(data)
         found = np.ones(len(codes), dtype=np.bool_)
-        np.take(self._parted.reshape(-1), codes[:-1].astype(np.uint16) << np.uint16(8) | codes[1:], out=found[1:])
+        np.take(self._parted, codes[:-1].astype(np.uint16) << np.uint16(8) | codes[1:], out=found[1:])
         found[lasts[lasts < len(codes)]] = True
+        if sum(map(len, texts)) < len(data):
+            places, parted = self._parted_characters.cuts(characters("".join(texts)))
+            found[np.flatnonzero((codes & 0xC0) != 0x80)[places[parted]]] = True
         return found
 
 

@@ -172,7 +172,7 @@ class CheckpointWriter:
             saved = self._complete(save)
             counters.all_finite = counters.all_finite or saved
             return saved
-        self.complete_later(staged, counters, self._staging.kept_bytes, waited_s)
+        self.complete_later(staged, counters, self._staging, self._staging.kept_bytes, waited_s)
         return True
 
     def prepare(
@@ -219,6 +219,10 @@ class CheckpointWriter:
             Exception: a bug in that save.
         """
         self._background.finish()
+
+    def before_update(self) -> None:
+        """Wait until what the optimizer is going to change is copied."""
+        self._staging.wait()
 
     def check(self) -> None:
         """Raise the bug that has ended a save since the last call, if there is one; waits for nothing."""
@@ -291,38 +295,47 @@ class CheckpointWriter:
         """Say why the training waits for its checkpoints from now on."""
         self._ctx.warn(f"the training waits for each checkpoint from step {step} on, as without async_save: {reason}")
 
-    def complete_later(self, save: Save, counters: Counters, copied_bytes: int, waited_s: float) -> None:
-        """Write a checkpoint beside the training, whose next steps count for the next checkpoint.
+    def complete_later(
+        self, save: Save, counters: Counters, staging: Staging, copied_bytes: int, waited_s: float
+    ) -> None:
+        """Copy and write a checkpoint beside the training, whose next steps count for the next checkpoint.
 
         Args:
             save: what to write.
             counters: the progress so far.
+            staging: has its copies, unless `stall_s` is None.
             copied_bytes: host memory that the copies take in all processes.
             waited_s: seconds for which the training waited for the checkpoint before.
         """
-        if save.stall_s is not None:
-            self._ctx.emit(
-                CheckpointStaged(
-                    stage=self._ctx.stage_name,
-                    attempt=self._ctx.attempt,
-                    step=save.step,
-                    bytes=copied_bytes,
-                    stall_s=save.stall_s,
-                    waited_s=waited_s,
-                )
-            )
         all_finite, counters.all_finite = counters.all_finite, True
 
         def job() -> None:
             saved = False
             try:
                 with torch.no_grad():
-                    saved = self._complete(save)
+                    saved = self._complete(self._filled(save, staging, copied_bytes, waited_s))
             finally:
                 if not saved and not all_finite:
                     counters.all_finite = False  # no checkpoint has recorded the step that was not finite
 
         self._background.start(job)
+
+    def _filled(self, save: Save, staging: Staging, copied_bytes: int, waited_s: float) -> Save:
+        """Make the copies of a save and report them; the training may wait for that before its next update."""
+        if save.stall_s is None:
+            return save
+        stall_s = save.stall_s + staging.fill()
+        self._ctx.emit(
+            CheckpointStaged(
+                stage=self._ctx.stage_name,
+                attempt=self._ctx.attempt,
+                step=save.step,
+                bytes=copied_bytes,
+                stall_s=stall_s,
+                waited_s=waited_s,
+            )
+        )
+        return dataclasses.replace(save, stall_s=stall_s)
 
     def _complete(self, save: Save) -> bool:
         """Write, commit and report a checkpoint, and remove old ones; False, after a warning, when the write failed."""

@@ -329,6 +329,10 @@ class Session:
         if trip is not None:
             self._refuse(trip, measured)
 
+    def before_update(self) -> None:
+        """The optimizer steps next."""
+        self.writer.before_update()
+
     def after_optimizer_step(self) -> None:
         """Report the step, then evaluate, sample and save if due, and handle the operator's requests."""
         measured, state = self._measured, self.trainer.state

@@ -129,6 +129,9 @@ class StepListener(Protocol):
     def before_optimizer_step(self, measured: Measured) -> None:
         """A step is measured and may still be refused."""
 
+    def before_update(self) -> None:
+        """The optimizer steps next."""
+
     def after_optimizer_step(self) -> None:
         """The step is applied and counted."""
 
@@ -473,6 +476,10 @@ class StepCallback(TrainerCallback):
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Trainer has computed its number of steps."""
         self._session.train_begins()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """The gradients are clipped, and the weights still those of the step before."""
+        self._session.before_update()
 
     def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> Any:
         """The optimizer has stepped and the step is counted."""

@@ -134,6 +134,11 @@ class SharedWriter:
                 return
             time.sleep(POLL_S)
 
+    def before_update(self) -> None:
+        """Wait until what the optimizer of this process is going to change is copied."""
+        self._staging.wait()
+        self._writer.before_update()
+
     def check(self) -> None:
         """Raise the bug that has ended a save since the last call, if there is one; waits for nothing."""
         self._own_part.check()
@@ -155,7 +160,7 @@ class SharedWriter:
         if self._world.is_first:
             stall_s = None if copied is None else time.monotonic() - save.began_s
             staged = dataclasses.replace(save, parts=copied or parts, stall_s=stall_s)
-            self._writer.complete_later(staged, counters, self._copied_bytes, waited_s)
+            self._writer.complete_later(staged, counters, self._staging, self._copied_bytes, waited_s)
         else:
             self._write_later(copied or parts, draft, step)
         self._draft = draft
@@ -185,6 +190,7 @@ class SharedWriter:
 
         def job() -> None:
             try:
+                self._staging.fill()
                 self._faults.save_part(step, self._world.rank)
                 parts.write_own(draft)
             except (OSError, SafetensorError, RuntimeError) as error:

@@ -3,13 +3,20 @@
 Only what the next step may change is copied. The frozen weights under an adapter stay where they are. Copies are made
 by storage, so tensors that share one still do, and the files are those of a save without copies. The memory of one save
 is used again by the next.
+
+Weights and optimizer change only when the optimizer steps: the passes of the next step read them. So the thread that
+writes also copies, beside these passes, and the training waits for the copy only before the update. What a device has
+is copied at once, in the order of its stream.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
+from threading import Event
 from typing import Any, Protocol, Self, TypeVar
 
+import numpy as np
 import torch
 
 from engines.exhausted_memory import exhausted_memory
@@ -38,6 +45,10 @@ class Staging:
 
     def __init__(self) -> None:
         self._kept: dict[tuple[int, bool], list[torch.Tensor]] = {}
+        self._due: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._done = Event()
+        self._done.set()
+        self._waits_since_s: float | None = None
 
     @property
     def kept_bytes(self) -> int:
@@ -47,6 +58,8 @@ class Staging:
     def copied(self, parts: Saved) -> Saved:
         """The parts with copies of everything that the next step may change; those of an earlier call are overwritten.
 
+        What is in host memory is copied by `fill`, which the caller has another thread call.
+
         Raises:
             RuntimeError: the memory is exhausted.
         """
@@ -55,7 +68,28 @@ class Staging:
         self._kept = copies.used
         if copies.from_device:
             torch.cuda.synchronize()
+        self._due, self._waits_since_s = copies.due, None
+        self._done.clear()
         return staged
+
+    def fill(self) -> float:
+        """Make the copies that are due; returns for how many seconds another thread has waited in `wait`."""
+        try:
+            for buffer, source in self._due:
+                np.copyto(
+                    buffer.numpy(), source.numpy()
+                )  # in this thread alone: torch would take those of the training
+            since_s = self._waits_since_s
+            return 0.0 if since_s is None else time.monotonic() - since_s
+        finally:
+            self._due = []
+            self._done.set()
+
+    def wait(self) -> None:
+        """Wait for `fill`, before anything changes what it copies."""
+        if not self._done.is_set():
+            self._waits_since_s = time.monotonic()
+            self._done.wait()
 
     def tried(self, parts: Saved, processes: int = 1) -> tuple[Saved | None, str]:
         """The parts with copies, or None and why host memory does not take them.
@@ -78,8 +112,9 @@ class Staging:
         return None, reason
 
     def release(self) -> None:
-        """Give the memory back."""
-        self._kept = {}
+        """Give the memory back; copies that are due are not made."""
+        self._kept, self._due = {}, []
+        self._done.set()
 
 
 class _Copies:
@@ -89,6 +124,7 @@ class _Copies:
         self._free = {key: list(buffers) for key, buffers in kept.items()}
         self._known: dict[int, torch.Tensor] = {}
         self.used: dict[tuple[int, bool], list[torch.Tensor]] = {}
+        self.due: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.from_device = False
 
     def within(self, value: Any) -> Any:
@@ -118,7 +154,10 @@ class _Copies:
         buffer = free.pop() if free else torch.empty(storage.nbytes(), dtype=torch.uint8, pin_memory=pinned)
         self.used.setdefault(key, []).append(buffer)
         source = torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
-        buffer.copy_(source, non_blocking=pinned)
+        if device.type == "cpu":
+            self.due.append((buffer, source))
+        else:
+            buffer.copy_(source, non_blocking=pinned)
         self.from_device = self.from_device or pinned
         return buffer
 

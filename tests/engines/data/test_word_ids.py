@@ -25,7 +25,7 @@ from engines.data.word_arrays import WordArrays
 from engines.data.word_ids import LONGEST_WORD, Arrays, WordIds, of_bytes, of_pieces
 from engines.tokenizer.byte_level import train_byte_level, write_byte_level
 from engines.tokenizer.train import TrainingText
-from tests.engines.small_corpora import fresh, stdlib_text, tokenizer_of
+from tests.engines.small_corpora import fresh, stdlib_text, tokenizer_of, write_tree
 
 pytestmark = pytest.mark.torch
 Encoder = SentencePieceEncoder | WholeEncoder
@@ -194,6 +194,20 @@ def test_a_language_without_blanks_is_remembered_by_parts_of_its_words(tmp_path:
     ids = arrays.encode(["世界和平世界和平 peace", "平和界世"])
     assert [one.tolist() for one in ids] == made.encode(["世界和平世界和平 peace", "平和界世"])
     assert sorted(asked) == sorted(one.encode() for one in ("世", "界", "和", "平", " peace"))
+
+
+def test_pieces_of_several_characters_beyond_ascii_are_not_divided(tmp_path: Path) -> None:
+    choice = random.Random(4)
+    letters = "世界和平内核Жизнь\uff0c。"
+    known = ["".join(choice.choice(letters) for _ in range(choice.randrange(1, 5))) for _ in range(40)]
+    texts = ["".join(choice.choice([*known, " ", "a", "b1"]) for _ in range(60)) + "\n" for _ in range(300)]
+    lines = "".join(json.dumps({"path": f"{n}", "text": text}) + "\n" for n, text in enumerate(texts))
+    folder = write_tree(tmp_path / "text", {"train.jsonl": lines, "val.jsonl": "", "test.jsonl": ""})
+    made = SentencePieceEncoder(tokenizer_of(folder, tmp_path / "out", vocab_size=600))
+    assert sum(len(piece) > 2 and not piece.isascii() for piece in made.vocabulary()) > 50
+    assert [ids.tolist() for ids in made.arrays(texts)] == made.encode(texts)
+    assert made._arrays is not None
+    assert made._arrays._words is not None
 
 
 def _begun(made: Encoder) -> Encoder:

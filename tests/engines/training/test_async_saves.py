@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from engines.training.saves.parts import write_parts
 from engines.words import Verb
 from tests.engines.training.attempts import Held, committed_steps, context, of_kind, run_stage, trajectory
 from tests.engines.training.tiny import FINETUNE, PRETRAIN
+from tests.patience import PATIENCE_S
 from tests.stage_context import TriedContext
 
 pytestmark = pytest.mark.torch
@@ -79,6 +81,38 @@ def test_a_save_waits_for_the_one_before(tmp_path: Path, tokens: Path) -> None:
     assert order == expected
 
 
+def test_the_update_waits_for_a_copy_that_is_not_made_before(
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy begins when the training asks for the update, the latest moment there is."""
+    from engines.training.saves.staging import Staging
+
+    waits = context(tmp_path / "waits", {**PRETRAIN, "async_save": False}, {"data": tokens})
+    run_stage(waits)
+    asked, filled = {step: threading.Event() for step in (3, 6)}, list[int]()
+    fill, wait = Staging.fill, Staging.wait
+
+    def late_fill(staging: Staging) -> float:
+        step = (3, 6, 8)[len(filled)]
+        if step in asked:  # after the last step there is no update
+            assert asked[step].wait(PATIENCE_S)
+        filled.append(step)
+        return fill(staging)
+
+    def noted_wait(staging: Staging) -> None:
+        if staging._due:
+            asked[(3, 6)[len(filled)]].set()
+        wait(staging)
+
+    monkeypatch.setattr(Staging, "fill", late_fill)
+    monkeypatch.setattr(Staging, "wait", noted_wait)
+    ctx = context(tmp_path / "late", PRETRAIN, {"data": tokens})
+    run_stage(ctx)
+    assert filled == [3, 6, 8]
+    assert hashes(ctx) == hashes(waits)
+    assert trajectory(ctx, 1) == trajectory(waits, 1)
+
+
 @pytest.mark.parametrize("end", ["guard", "pause", "stop"])
 def test_what_ends_or_pauses_a_training_waits_for_its_checkpoint(
     tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch, end: str
@@ -128,6 +162,7 @@ def test_copies_keep_what_was_and_share_what_was_shared_and_use_their_memory_aga
     assert staged_bytes(parts) == 12 * 4 + 4 + 2 * 4
     staging = Staging()
     copied = staging.copied(parts)
+    staging.fill()
     whole.add_(100)
     parts.optimizer["state"][0]["exp_avg"].add_(1)
     assert copied.model["w"].flatten().tolist() == list(range(12))
@@ -138,6 +173,7 @@ def test_copies_keep_what_was_and_share_what_was_shared_and_use_their_memory_aga
     assert copied.model["word"] == "x"
     assert copied.optimizer["state"][0]["exp_avg"].tolist() == [0, 0]
     again = staging.copied(parts)
+    staging.fill()
     assert again.model["w"].data_ptr() == copied.model["w"].data_ptr()
     assert again.model["w"].flatten().tolist() == list(range(100, 112))
 
