@@ -23,7 +23,7 @@ _TRIED = (
     "{0}{0} {0}a{0}1{0}!{0}\n{0}\t{0} {0}  {0}\r{0}\n\n{0} \n {0}aa1{0}{0}!!{0}{0}{0}{0}11 {0} {0}{0} a"
     "'{0}a 'r{0}a 'v{0}a 'l{0}a '{0}ea '{0}la"
 )
-"""The character next to all that a pattern distinguishes, and in words with an apostrophe: a pattern without case reads
+"""The character next to all that a pattern distinguishes, and in contractions: a pattern without case reads
 U+017F as an s."""
 _CHARACTERS = 0x110000
 _NOT_ASKED, _UNKNOWN = 0xFF, 0xFE
