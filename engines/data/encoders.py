@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from engines.data.byte_level import ByteLevel
 from engines.data.hard_strings import HARD_STRINGS, ORDINARY
 from engines.data.tokenizer_settings import (
     PIECES_FILE,
@@ -20,8 +19,9 @@ from engines.data.tokenizer_settings import (
     no_tokenizer,
     refuse_dropout,
 )
-from engines.data.word_arrays import Ids
-from engines.data.word_ids import Arrays, of_bytes, of_pieces
+from engines.data.words.byte_level import ByteLevel
+from engines.data.words.word_arrays import Ids
+from engines.data.words.word_ids import Arrays, of_bytes, of_pieces
 from engines.files import file_sha256
 from engines.json_text import read_object
 from recipes.problems import OperatorError, printable

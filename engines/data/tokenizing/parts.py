@@ -20,7 +20,7 @@ import numpy as np
 from engines.data.documents import Document, split_file
 from engines.data.encoders import Encoder
 from engines.data.special_pieces import SPACE_MARK
-from engines.data.word_arrays import Ids
+from engines.data.words.word_arrays import Ids
 from engines.files import file_sha256, open_regular, read_regular_bytes
 from recipes.problems import OperatorError
 

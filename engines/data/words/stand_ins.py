@@ -14,8 +14,8 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from engines.data.byte_level import ByteLevel
-from engines.data.word_cuts import Codes, characters
+from engines.data.words.byte_level import ByteLevel
+from engines.data.words.word_cuts import Codes, characters
 
 _KINDS = "x0\t!"
 """A letter, a number, a blank and a sign; no word with an apostrophe has this letter."""

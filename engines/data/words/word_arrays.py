@@ -1,6 +1,6 @@
 """The ids of texts from those of their words, with all words of many texts looked up at once.
 
-What `engines.data.word_ids` does word by word, in arrays: where words begin, whether they are known, and their ids. A
+What `engines.data.words.word_ids` does word by word, in arrays: where words begin, whether they are known, and their ids. A
 word is known by its bytes, not by a hash of them, so the ids are those of the tokenizer.
 """
 
@@ -12,8 +12,8 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from engines.data.word_cuts import Flags, Places
-from engines.data.words import Words
+from engines.data.words.division import Words
+from engines.data.words.word_cuts import Flags, Places
 
 Ids = npt.NDArray[np.uint32]
 EncodeAll = Callable[[Sequence[str]], list[list[int]]]

@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from engines.data import word_arrays, word_ids
-from engines.data.byte_level import ByteLevel
 from engines.data.encoders import SentencePieceEncoder, WholeEncoder
 from engines.data.hard_strings import HARD_STRINGS, ORDINARY
-from engines.data.stand_ins import StandIns
-from engines.data.word_arrays import WordArrays
-from engines.data.word_ids import LONGEST_WORD, Arrays, WordIds, of_bytes, of_pieces
+from engines.data.words import word_arrays, word_ids
+from engines.data.words.byte_level import ByteLevel
+from engines.data.words.stand_ins import StandIns
+from engines.data.words.word_arrays import WordArrays
+from engines.data.words.word_ids import LONGEST_WORD, Arrays, WordIds, of_bytes, of_pieces
 from engines.tokenizer.byte_level import train_byte_level, write_byte_level
 from engines.tokenizer.train import TrainingText
 from tests.engines.small_corpora import fresh, stdlib_text, tokenizer_of, write_tree

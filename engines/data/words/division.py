@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from engines.data.stand_ins import StandIns
-from engines.data.word_cuts import Codes, Cuts, Flags, PartedCharacters, Places, characters, parted_pairs
+from engines.data.words.stand_ins import StandIns
+from engines.data.words.word_cuts import Codes, Cuts, Flags, PartedCharacters, Places, characters, parted_pairs
 
 
 class Words(Protocol):

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from engines.data.byte_level import ALPHABET, ByteLevel, bytes_of
 from engines.data.special_pieces import SPACE_MARK
-from engines.data.stand_ins import StandIns
-from engines.data.word_arrays import EncodeAll, Ids, WordArrays
-from engines.data.word_cuts import cuts_of_gpt2, cuts_of_words, parted_pairs
-from engines.data.words import MergedWords, PatternWords
+from engines.data.words.byte_level import ALPHABET, ByteLevel, bytes_of
+from engines.data.words.division import MergedWords, PatternWords
+from engines.data.words.stand_ins import StandIns
+from engines.data.words.word_arrays import EncodeAll, Ids, WordArrays
+from engines.data.words.word_cuts import cuts_of_gpt2, cuts_of_words, parted_pairs
 
 MOST_WORDS = 1 << 18
 """Words that are remembered; then all are forgotten. With their ids they take about 50 MB."""

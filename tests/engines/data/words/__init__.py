@@ -1,0 +1,1 @@
+"""Questions about code bases: parsers, builds, licences, secrets."""
