@@ -1,7 +1,7 @@
 """The ids of texts from those of their words, with all words of many texts looked up at once.
 
-What `engines.data.words.word_ids` does word by word, in arrays: where words begin, whether they are known, and their ids. A
-word is known by its bytes, not by a hash of them, so the ids are those of the tokenizer.
+What `word_ids` does word by word, in arrays: where words begin, whether they are known, and their ids. A word is known
+by its bytes, not by a hash of them, so the ids are those of the tokenizer.
 """
 
 from __future__ import annotations

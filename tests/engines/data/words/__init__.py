@@ -1,1 +1,1 @@
-"""Questions about code bases: parsers, builds, licences, secrets."""
+"""Tests of words whose ids are known."""
