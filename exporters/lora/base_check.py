@@ -19,7 +19,9 @@ _ITS_BASE = "merge it into the base model that it was trained on"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def check_base(base: Path, base_sha256: str | None, adapter_folder: Path, *, beside: str = "") -> list[str]:
+def check_base(
+    base: Path, base_sha256: str | None, adapter_folder: Path, *, beside: str = "", base_rounding: str | None = None
+) -> list[str]:
     """Refuse a base model that the adapter was not trained on.
 
     Args:
@@ -27,6 +29,7 @@ def check_base(base: Path, base_sha256: str | None, adapter_folder: Path, *, bes
         base_sha256: its identity, when known: the SHA-256 of its manifest or of its contents.
         adapter_folder: the adapter, whose base.json has the identity of its base model.
         beside: the name of an adapter that stays a file of its own, and is not merged.
+        base_rounding: how a merge stage rounds the base before it adds the adapter; None for another kind of stage.
 
     Returns:
         Warnings: what could not be checked, and what an operator should know about the pair.
@@ -38,7 +41,7 @@ def check_base(base: Path, base_sha256: str | None, adapter_folder: Path, *, bes
     return [
         *_check_content(base, base_sha256, adapter_folder),
         *_check_tokenizers(base, adapter_folder),
-        *_trained_over(base, adapter_folder, beside),
+        *_trained_over(base, adapter_folder, beside, base_rounding),
     ]
 
 
@@ -113,8 +116,8 @@ def _check_revision(base: Path, adapter_folder: Path) -> None:
         )
 
 
-def _trained_over(base: Path, adapter_folder: Path, beside: str = "") -> list[str]:
-    """What the adapter's settings say of a quantized copy that it was trained over."""
+def _trained_over(base: Path, adapter_folder: Path, beside: str, base_rounding: str | None) -> list[str]:
+    """What the adapter's settings say of a quantized copy that it was trained over, unless the base is rounded so."""
     quantization = quantization_of_base(adapter_folder)
     if quantization is not None:
         rounding = "nf4-double" if quantization.get("bnb_4bit_use_double_quant") is True else "nf4"
@@ -124,13 +127,24 @@ def _trained_over(base: Path, adapter_folder: Path, beside: str = "") -> list[st
                 f"{printable(beside, 60)} was trained over {base} in 4 bits ({kind}), and a runtime applies it to"
                 " weights that differ by that rounding: its metrics kl_to_trained say how much that changes"
             ]
-        way = f"; base_rounding = {rounding} rounds the base as in training" if kind == "nf4" else ""
+        if base_rounding == rounding and kind == "nf4":
+            return []
+        way = f"base_rounding = {rounding} rounds the base as in training"
+        way = f"a merge stage with {way}" if base_rounding is None else way
+        weights = "16- or 32-bit weights" if base_rounding in (None, "none") else f"weights rounded to {base_rounding}"
         return [
-            f"the adapter was trained over {base} in 4 bits ({kind}) and is added to its 16- or 32-bit weights, which"
-            f" differ by that rounding: kl_to_trained says how much that changes{way}"
+            f"the adapter was trained over {base} in 4 bits ({kind if kind != 'nf4' else rounding}) and is added to its"
+            f" {weights}, which differ by that rounding: kl_to_trained says how much that changes"
+            + (f"; {way}" if kind == "nf4" else "")
         ]
     named = _settings(adapter_folder).get("base_model_name_or_path")
-    if not isinstance(named, str) or not _FOUR_BIT.search(named):
+    quantized = isinstance(named, str) and _FOUR_BIT.search(named) is not None
+    if not quantized and base_rounding not in (None, "none") and (adapter_folder / BASE_JSON).is_file():
+        return [
+            f"base_rounding = {base_rounding} rounds a base over which the adapter was not trained in 4 bits: "
+            'base_rounding = "none" keeps the weights that it was trained over'
+        ]
+    if not isinstance(named, str) or not quantized or base_rounding not in (None, "none"):
         return []
     return [
         f"the adapter was trained over {printable(named, 200)}, a quantized copy of its base model, and is added to "

@@ -27,7 +27,7 @@ def run(ctx: StageContext[MergeStage]) -> StageResult:
         refuse_quantized_name(model.name, adapters[0])
     base = local_folder(model)
     for adapter in adapters:
-        for warning in check_base(base, model.manifest_sha256, adapter):
+        for warning in check_base(base, model.manifest_sha256, adapter, base_rounding=stage.base_rounding):
             ctx.warn(warning)
     ctx.phase("merging")
     merged = merge(

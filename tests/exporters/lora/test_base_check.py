@@ -102,3 +102,28 @@ def test_a_copy_of_the_folder_is_the_same_base_model(tmp_path: Path) -> None:
         "the adapter does not name the content of its base model: could not check that the adapter was trained on this "
         "base model"
     ]
+
+
+def test_a_merge_that_rounds_the_base_as_in_training_is_not_warned_of_that_rounding(tmp_path: Path) -> None:
+    base, adapter = folder(tmp_path / "base"), folder(tmp_path / "adapter")
+
+    def said(base_rounding: str | None) -> list[str]:
+        return [text for text in check_base(base, None, adapter, base_rounding=base_rounding) if "4 bits" in text]
+
+    quantization = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": False}
+    (adapter / "base.json").write_text(json.dumps({"quantization": quantization}))
+    assert said("nf4") == []
+    assert "; base_rounding = nf4 rounds the base as in training" in said("none")[0]
+    assert "weights rounded to nf4-double, which differ" in said("nf4-double")[0]
+    assert "; a merge stage with base_rounding = nf4" in said(None)[0], "an export has no such field"
+    (adapter / "base.json").write_text(json.dumps({"quantization": quantization | {"bnb_4bit_use_double_quant": True}}))
+    assert said("nf4-double") == []
+    assert "; base_rounding = nf4-double rounds" in said("nf4")[0]
+
+
+def test_a_base_that_is_rounded_for_an_adapter_of_whole_weights_is_said(tmp_path: Path) -> None:
+    base, adapter = folder(tmp_path / "base"), folder(tmp_path / "adapter")
+    (adapter / "base.json").write_text(json.dumps({"path": str(base)}))
+    assert not [text for text in check_base(base, None, adapter, base_rounding="none") if "base_rounding" in text]
+    found = [text for text in check_base(base, None, adapter, base_rounding="nf4") if "base_rounding" in text]
+    assert found[0].startswith("base_rounding = nf4 rounds a base over which the adapter was not trained in 4 bits")
