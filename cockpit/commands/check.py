@@ -17,6 +17,7 @@ from cockpit.headless.look_lines import look_lines
 from cockpit.launching.lm_eval_check import lm_eval_problems, python_of, stages_with_lm_eval
 from cockpit.launching.package_check import launch_warning, package_problems
 from cockpit.launching.unsloth_check import stages_with_unsloth, unsloth_problems
+from cockpit.planning.base_check import lost_in_four_bits
 from cockpit.planning.data_look import data_problems, look_at_data
 from cockpit.planning.files import PlannedFile
 from cockpit.planning.gate_check import gate_notes, gate_problems
@@ -98,6 +99,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         print_json(answer)
         return ExitCode.DONE
     _print(loaded, made, looks)
+    _print_rounding(loaded)
     if machine is None:
         _print_rows(loaded, looks)
     _print_memory(
@@ -137,6 +139,11 @@ def _print_launch(loaded: LoadedRecipe) -> None:
             say(f"not looked at: what the container of {stage.name} has; {container} starts it")
     if refused := launch_warning(loaded):
         say(f"warning: {refused}")
+
+
+def _print_rounding(loaded: LoadedRecipe) -> None:
+    for warning in lost_in_four_bits(loaded):
+        say(f"warning: {warning}")
 
 
 def _print_memory(needs: Mapping[str, StageMemory], memory: Memory | None) -> None:

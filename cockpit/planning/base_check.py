@@ -16,6 +16,7 @@ from recipes.problems import OperatorError, Problem, printable, shown
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import StageFields
 from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage, is_pattern
+from recipes.stages.merge import MergeStage
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json")
@@ -24,6 +25,25 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "
 def loads_in_transformers(stage: StageFields) -> bool:
     """Whether the stage's engine loads its `model` in transformers, with the tokenizer beside it."""
     return isinstance(stage, FinetuneFields | EvaluateStage)
+
+
+def lost_in_four_bits(loaded: LoadedRecipe) -> Iterator[str]:
+    """What to know of each stage that loads, in 4 bits, the model of a merge that has rounded its base to 4 bits.
+
+    The merge has moved the weights by less than half a step of NF4, so a second rounding moves nearly all of them back.
+    """
+    rounded = {
+        stage.name: stage.base_rounding
+        for stage in loaded.recipe.stage
+        if isinstance(stage, MergeStage) and stage.base_rounding != "none"
+    }
+    for stage in loaded.recipe.stage:
+        if isinstance(stage, FinetuneStage) and stage.load_in_4bit and stage.model in rounded:
+            yield (
+                f"{stage.name}.load_in_4bit — rounds {stage.model} to 4 bits again, and base_rounding = "
+                f"{rounded[stage.model]} has left its weights less than half a step from 4-bit values: nearly all"
+                " that the merge added is lost, and the stage trains over the model before it; set it to false"
+            )
 
 
 def check_base(folder: Path, stage: StageFields) -> None:

@@ -52,3 +52,21 @@ def test_the_rounded_layers_are_those_that_bitsandbytes_quantizes(family: str, t
         found = rounded.read_rows(tensor, 0, base.tensors[tensor].shape[0])
         transposed = issubclass(module.source_cls, transformers.pytorch_utils.Conv1D)
         torch.testing.assert_close(found, wanted.t() if transposed else wanted, rtol=0, atol=0)
+
+
+def test_rounding_a_merge_into_rounded_weights_again_loses_what_the_merge_added() -> None:
+    import torch
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    def rounded(weights: torch.Tensor) -> torch.Tensor:
+        return dequantize_4bit(*quantize_4bit(weights, quant_type="nf4", blocksize=64)).float()
+
+    torch.manual_seed(1)
+    base, added = torch.randn(256, 256), 2e-3 * torch.randn(256, 4) @ torch.randn(4, 256)
+
+    def kept(weights: torch.Tensor) -> float:
+        """The share of the adapter that is left in the direction of the adapter."""
+        return float(((rounded(weights + added) - rounded(weights)) * added).sum() / (added * added).sum())
+
+    assert kept(rounded(base)) < 0.05
+    assert 0.5 < kept(base) < 1.5, "weights between the 4-bit values take some of it along, with a rounding of its own"
