@@ -15,7 +15,9 @@ from engines import control
 from engines.emitter import EventWriter
 from engines.events import ControlApplied, Event, Phase, Progress, RanksPlaced, Warned
 from engines.ranks.agreement import Beginning, disagreement
-from engines.run_dir import RunDir
+from engines.ranks.own import RankLostError
+from engines.ranks.watched import read_ends
+from engines.run_dir import RunDir, taken_requests
 from engines.words import IGNORED, Verb
 from engines.world import ALONE, World
 from recipes.graph import Origin
@@ -24,6 +26,9 @@ from recipes.stages.launch.fields import launch_of
 from recipes.stages.registry import row_of
 
 PROGRESS_INTERVAL_S = 0.2
+_FAILURE_S = 1.0
+"""How long after a signal of torchrun the record of the failed process may come."""
+_LOOK_S = 0.05
 
 
 class StopRequested(Exception):  # noqa: N818 - an outcome, not an error
@@ -145,6 +150,7 @@ class StageContext(Generic[S_co]):
     _progress_due_s: float = 0.0
     _signal: int | None = None
     _signal_answered: bool = False
+    _taken_before: set[int] | None = None
 
     def emit(self, event: Event) -> int:
         """Append an event to the journal; returns when it is written."""
@@ -189,7 +195,11 @@ class StageContext(Generic[S_co]):
         """
         trains = row_of(self.stage).trains
         if not self.world.is_first:
+            if not trains:
+                self._stop_with_first()
             return  # the others end with the first: here they cannot wait for each other
+        if self.world.size > 1 and self._signal is not None:
+            self._require_others()
         for request in self._own_requests(lambda found: found.verb.is_stop or not trains):
             if request.verb.is_stop:
                 origin = (
@@ -198,6 +208,33 @@ class StageContext(Generic[S_co]):
                 self.applied(request, f"stopping; a resume of the run starts this stage {origin}")
                 raise StopRequested
             self.applied(request, f"{IGNORED}: a {self.stage.kind} stage has nothing to {request.verb}")
+
+    def _require_others(self) -> None:
+        """Refuse to take a signal for a stop where torchrun sent it because another process of this host has failed.
+
+        Raises:
+            RankLostError: one has.
+        """
+        ends = RunDir(self.run_root).ranks_json(self.stage_name, self.attempt)
+        until_s = time.monotonic() + _FAILURE_S
+        while not any(end.failed for end in read_ends(ends)):
+            if time.monotonic() > until_s:
+                return
+            time.sleep(_LOOK_S)
+        raise RankLostError("torchrun ends this process because another one has failed")
+
+    def _stop_with_first(self) -> None:
+        """Stop here if the first process has taken a stop of the operator, where it has this host's run.
+
+        Raises:
+            StopRequested: it has.
+        """
+        folder = RunDir(self.run_root).control
+        if self._taken_before is None:
+            self._taken_before = control.numbers_taken(folder)
+        taken = control.pending(taken_requests(folder), seen=self._taken_before)
+        if any(one.verb.is_stop and one.stage in {"", self.stage_name} for one in taken):
+            raise StopRequested
 
     def requests(self, wanted: Callable[[control.Request], bool] = lambda _: True) -> Iterator[control.Request]:
         """New requests that are wanted, oldest first, each yielded once; a termination signal counts as a request.
@@ -245,7 +282,10 @@ class StageContext(Generic[S_co]):
         """
         asked, point = launch_of(self.stage), self.resume
         begins = None if point is None else (point.step, point.sha256)
-        found = self.world.gather_objects(Beginning(socket.gethostname(), self.run_id, self.fingerprint, begins))
+        place = str(self.run_root if point is None else point.path)
+        found = self.world.gather_objects(
+            Beginning(socket.gethostname(), self.run_id, self.fingerprint, begins, str(self.run_root), place)
+        )
         self.emit(
             RanksPlaced(
                 stage=self.stage_name,

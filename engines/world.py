@@ -99,6 +99,11 @@ class World:
         """Wait until every process is here."""
         self.reduce_sum([0.0])
 
+    def wait(self, waiting: Callable[[], None]) -> None:
+        """Wait until every process is here, and call `waiting` meanwhile; what it raises ends the wait."""
+        if self.size > 1:
+            _exchange().wait(waiting)
+
     def share(self, things: Sequence[Value]) -> Sequence[Value]:
         """This process's share: every `size`-th thing from `rank` on."""
         return things if self.size == 1 else things[self.rank :: self.size]

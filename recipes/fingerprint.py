@@ -50,6 +50,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "files": None,
     "float32_matmul_precision": "auto",
     "fold_system": False,
+    "fp16": None,
     "format": "auto",
     "generated": "drop",
     "greater_is_better": None,
@@ -154,6 +155,9 @@ ADDED_TO_TABLES: Mapping[str, Mapping[str, Any]] = {
 LEFT_OUT_OF_TABLES: Mapping[str, frozenset[str]] = {"launch": frozenset({"rendezvous", "launcher"})}
 """Keys of tables that do not change what a stage produces: where processes meet, and which program starts them."""
 
+LEFT_OUT_OF_KINDS: Mapping[str, frozenset[str]] = {"evaluate": frozenset({"launch"})}
+"""Fields that do not change what a stage of one kind produces: processes that divide rows give the same answers."""
+
 ADDED_TO_KINDS: Mapping[str, Mapping[str, Any]] = {
     "evaluate": {"dtype": "auto", "max_tokens_from": "start"},
     "tokenizer": {"algorithm": "sentencepiece"},
@@ -171,7 +175,8 @@ def fingerprint(stage: Mapping[str, Any], parent_hashes: Iterable[str]) -> str:
     fields = {
         key: _as_before(key, value)
         for key, value in stage.items()
-        if key not in LEFT_OUT and not _is_as_before(str(stage.get("kind")), key, value)
+        if key not in LEFT_OUT | LEFT_OUT_OF_KINDS.get(str(stage.get("kind")), frozenset())
+        and not _is_as_before(str(stage.get("kind")), key, value)
     }
     content = {"format": FORMAT, "stage": fields, "inputs": list(parent_hashes)}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

@@ -33,6 +33,11 @@ def declare(parser: CommandParser) -> None:
         help=f"the file's program, one of {', '.join(PROGRAMS)} (default: found by its keys)",
     )  # fmt: skip
     parser.add_argument("--dataset", metavar="NAME,...", help="data sets of a dataset_info.json (default: all)")
+    parser.add_argument(
+        "--accelerate",
+        metavar="FILE",
+        help="the configuration of accelerate launch with which the training is started: its processes become launch",
+    )
     add_json(parser)
     parser.exit_codes = {
         ExitCode.DONE: "the recipe was made; the report lists every key that is not in it",
@@ -42,6 +47,7 @@ def declare(parser: CommandParser) -> None:
     parser.examples = (
         ("cockpit import llama3_lora_sft.yaml --out mine.toml", "Write a recipe, and list what is not in it."),
         ("cockpit import data/dataset_info.json --dataset identity", "Show how a data set is read, as a recipe."),
+        ("cockpit import sft.yaml --accelerate fsdp.yaml", "Train over the processes that accelerate launch starts."),
         ("cockpit import train.py --json", "List the arguments that a script gives, and what they mean here."),
     )
 
@@ -49,7 +55,8 @@ def declare(parser: CommandParser) -> None:
 def run(args: argparse.Namespace) -> ExitCode:
     """Import; exit code 1 if there is no recipe for what the configuration asks."""
     only = [name.strip() for name in (args.dataset or "").split(",") if name.strip()]
-    imported = import_config(read_config(Path(args.config).expanduser()), args.program, only)
+    launch = read_config(Path(args.accelerate).expanduser()) if args.accelerate else None
+    imported = import_config(read_config(Path(args.config).expanduser()), args.program, only, launch)
     recipe = recipe_text(imported)
     out = Path(args.out).expanduser() if args.out else None
     if recipe and out is not None:

@@ -256,7 +256,7 @@ OWN: dict[str, Rule] = {
         different("a checkpoint is written each save_steps, and at a stop"),
     ),
     **each("processor_kwargs env_capabilities capabilities", unneeded("the model's folder says what it is")),
-    "float16": different("float16 is not supported: computes in float32; set bf16 = true for bfloat16"),
+    "float16": different("trained weights are in 32 bits; set fp16 = true to compute in float16"),
     "bf32": unneeded("trained weights are in 32 bits"),
 }
 """Keys that need no look at other keys."""

@@ -288,10 +288,17 @@ class Draft:
         if self.get(f"{TUNED}.backend") == "unsloth" and self.get(f"{TUNED}.load_in_4bit"):
             self._double_quantization()
         for _ in range(len(self.stages.get(TUNED, {}))):
-            needed = {"name": "x", "model": "m", "data": "d"}
-            found = problems_with(self.method, needed | self.stages[TUNED])
+            found = self.problems_together(self.stages[TUNED])
             if not any(self.drop(f"{TUNED}.{key}", "different", f"{key} — {problem}") for key, problem in found):
                 return
+
+    def problems_together(self, fields: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """What is wrong with fields of the stage that trains beside each other, each with its key.
+
+        Checks of several fields need a stage that has all that it requires.
+        """
+        required = {"name": "x", "model": "m", "data": "d", **({"output": "model"} if self.all_weights else {})}
+        return problems_with(self.method, required | dict(fields))
 
     def _double_quantization(self) -> None:
         """Unsloth quantizes the scales of 4-bit blocks too, whatever it is asked for."""

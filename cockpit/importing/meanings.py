@@ -44,7 +44,8 @@ ROPE = "the model keeps its own positions; longer texts than it was trained on a
 NO_TRAINING = "the file describes generating text or a comparison, not a training"
 GENERATION = "belongs to generating text, not to training"
 NO_FLOAT16 = (
-    "small gradients are 0 in float16 without a scaled loss: 4-bit layers compute in bfloat16 with bf16, else float32"
+    "small gradients are 0 in float16 without a scaled loss: 4-bit layers compute in bfloat16 with bf16, in float16"
+    " with fp16, else in float32"
 )
 OTHER_TEMPLATE = "the model's own chat template is used; cockpit rows shows what it writes"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cockpit.importing import arguments, axolotl, llama_factory, llama_factory_v1
+from cockpit.importing import accelerate, arguments, axolotl, llama_factory, llama_factory_v1
 from cockpit.importing.config import Config
 from cockpit.importing.draft import ADAPTER, TUNED, Draft, Outcome
 from cockpit.importing.llama_factory_data import PLACES
@@ -63,13 +63,16 @@ class Imported:
         return [outcome for outcome in self.outcomes if outcome.status == "missing"]
 
 
-def import_config(config: Config, program: str | None, only: Sequence[str] = ()) -> Imported:
+def import_config(
+    config: Config, program: str | None, only: Sequence[str] = (), launch: Config | None = None
+) -> Imported:
     """The stages of a configuration.
 
     Args:
         config: the configuration.
         program: a key of `PROGRAMS`; None finds it by the file's keys.
         only: data sets of a registry to import; all by default.
+        launch: a configuration of `accelerate launch` that the training is started with.
 
     Raises:
         OperatorError: the file is of no program that is known here.
@@ -87,6 +90,13 @@ def import_config(config: Config, program: str | None, only: Sequence[str] = ())
         if program == TRL and arguments.is_unsloth(draft):
             draft.program = arguments.UNSLOTH
         arguments.convert(draft)
+    if launch is not None:
+        require_accelerate(launch)
+        if program == REGISTRY or TUNED not in draft.stages:
+            raise OperatorError(
+                "--accelerate — applies to a training; the configuration describes none", "leave it out"
+            )
+        accelerate.apply_launch(draft, launch)
     if program != REGISTRY and TUNED in draft.stages:
         join_stages(draft)
         draft.settle()
@@ -95,6 +105,19 @@ def import_config(config: Config, program: str | None, only: Sequence[str] = ())
     return Imported(
         config.path, draft.program, draft.stages, tuple(outcomes), draft.method, registry=program == REGISTRY
     )
+
+
+def require_accelerate(config: Config) -> None:
+    """Refuse a file that is not a configuration of `accelerate launch`.
+
+    Raises:
+        OperatorError: it has none of its keys.
+    """
+    if len(accelerate.SIGNS & config.entries.keys()) < 2:
+        raise OperatorError(
+            f"--accelerate — {printable(str(config.path), 400)} is not a configuration of accelerate launch",
+            "give the file that accelerate config writes, with distributed_type and num_processes",
+        )
 
 
 def program_of(config: Config) -> str:
@@ -109,6 +132,13 @@ def program_of(config: Config) -> str:
     if all(isinstance(value, dict) and set(PLACES) & value.keys() for value in values):
         return REGISTRY
     keys = config.entries.keys()
+    if len(accelerate.SIGNS & keys) > 1 and "base_model" not in keys and "model_name_or_path" not in keys:
+        name = printable(str(config.path), 400)
+        raise OperatorError(
+            f"{name} is a configuration of accelerate launch: it says over how many processes a training computes, and"
+            " not what is trained",
+            f"give the training's configuration or script as CONFIG, and this file with --accelerate {name}",
+        )
     counts = {program: len(signs & keys) for program, signs in _SIGNS.items()}
     if "base_model" in keys or ("datasets" in keys and "model_name_or_path" not in keys):
         return AXOLOTL

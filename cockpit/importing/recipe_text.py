@@ -51,7 +51,9 @@ def recipe_name(stem: str) -> str:
 
 
 def _fields(imported: Imported, stage: str, tag: str, defaults: set[str]) -> Iterator[str]:
-    fields: dict[str, Any] = imported.stages[stage]
+    given: dict[str, Any] = imported.stages[stage]
+    launch = {f"launch.{name}": value for name, value in given.get("launch", {}).items()}
+    fields = {**{key: value for key, value in given.items() if key != "launch"}, **launch}
     for key in () if imported.registry else REQUIRED.get(stage, ()):
         if key not in fields:
             yield f'# {key} = "…"    required: the configuration does not say'

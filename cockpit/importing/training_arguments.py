@@ -33,6 +33,7 @@ BY_LAUNCH = (
     "launch.processes and launch.strategy say over how many devices a stage trains; a step has"
     " per_device_train_batch_size * gradient_accumulation_steps * processes rows"
 )
+DIVIDED = "the file has no number of processes: give --accelerate FILE, or set launch.processes too"
 NO_UPLOAD = "nothing is uploaded"
 PRECISION = "trained weights stay in 32 bits; with bf16, frozen ones are in bfloat16, and so is the computation"
 BEST = "the last step is the result; the best checkpoint is kept, and can be exported"
@@ -127,7 +128,10 @@ RULES: dict[str, Rule] = {
         "split_batches ddp_static_graph eval_use_gather_object",
         unneeded("launch says over how many devices a stage trains, and Cockpit divides the rows itself"),
     ),
-    **each("deepspeed fsdp fsdp_config parallelism_config", different(BY_LAUNCH)),
+    "fsdp": different(f'{DIVIDED}: launch.strategy = "fsdp2"'),
+    "deepspeed": different(f'{DIVIDED}: ZeRO-2 and 3 are launch.strategy = "fsdp2", ZeRO-1 is "ddp"'),
+    "fsdp_config": different("fsdp2 divides a model by its decoder layers, and saves its parts itself"),
+    "parallelism_config": different(BY_LAUNCH),
     **each(
         "save_safetensors save_only_model restore_callback_states_from_checkpoint enable_jit_checkpoint",
         unneeded("a checkpoint has all that an exact resume needs"),
@@ -388,24 +392,32 @@ def precision(draft: Draft, *, default: bool, pure: str = "") -> None:
             draft.set(entry, name, True, says)
         else:
             draft.apply({"bf16": to("bf16", flag)})
-    half = draft.take("fp16")
-    if half is not None:
-        if is_off(half.value):
-            draft.note(half, "unneeded", says="asks for what a recipe does anyway")
-        elif str(half.value).lower() == "auto":
-            draft.note(half, "unneeded", says="bf16 decides")
-        else:
-            draft.note(
-                half, "different", says="float16 is not supported: computes in float32; set bf16 = true for bfloat16"
-            )
+    _half(draft)
     wide = draft.take(pure) if pure else None
     if wide is not None:
         if is_off(wide.value):
             draft.note(wide, "unneeded", says="asks for what a recipe does anyway")
+        elif draft.get(f"{TUNED}.fp16"):
+            draft.note(wide, "unneeded", says="products have one format, and fp16 is set")
         elif draft.put(name, True) == "":
             draft.note(wide, "different", says=PRECISION)
     if default and draft.get(name) is None and "bf16" not in draft.config.entries and is_off(draft.value("fp16")):
         draft.default(name, True)
+
+
+def _half(draft: Draft) -> None:
+    """`fp16`, after `bf16`."""
+    entry = draft.take("fp16")
+    if entry is None:
+        return
+    if is_off(entry.value):
+        draft.note(entry, "unneeded", says="asks for what a recipe does anyway")
+    elif str(entry.value).lower() == "auto":
+        draft.note(entry, "unneeded", says="bf16 decides")
+    elif draft.get(f"{TUNED}.bf16"):
+        draft.note(entry, "unneeded", says="products have one format, and bf16 is set")
+    else:
+        draft.set(entry, f"{TUNED}.fp16", True, "the loss is scaled; trained weights stay in 32 bits")
 
 
 def held_out(draft: Draft, key: str) -> None:

@@ -12,11 +12,13 @@ from engines.processor import NO_COMPILER, NO_GPU_FOR_LIGER, cpp_compiler
 from recipes.load import LoadedRecipe
 from recipes.problems import Problem, printable
 from recipes.stages.evaluate import EvaluateStage
-from recipes.stages.fields import ComputeFields, StageFields
+from recipes.stages.fields import ComputeFields, DeviceFields, StageFields
 from recipes.stages.launch.fields import launch_of
 
 TOO_FEW_GPUS = "each process needs a GPU of its own; got {processes} processes for {gpus}"
-MORE_GPUS = "set launch.processes to the number of GPUs, and gradient_accumulation_steps so that a step keeps its rows"
+MORE_GPUS = (
+    "set launch.processes to the number of GPUs; a training keeps its rows with more gradient_accumulation_steps"
+)
 
 
 def compute_problems(loaded: LoadedRecipe) -> list[Problem]:
@@ -36,11 +38,13 @@ def _impossible(stage: StageFields) -> Iterator[tuple[str, tuple[str, str]]]:
     launcher = launch_of(stage).launcher
     if launcher and shutil.which(launcher[0]) is None:
         yield "launch.launcher", (f"no program {printable(launcher[0], 80)} here", "install it, or give its whole path")
-    if not isinstance(stage, ComputeFields):
+    if not isinstance(stage, DeviceFields):
         return
     processes, gpus = launch_of(stage).processes, len(stage.devices) or nvidia_gpus()
     if processes > 1 and nvidia_gpus() and processes > gpus:
         yield "launch.processes", (TOO_FEW_GPUS.format(processes=processes, gpus=gpus), MORE_GPUS)
+    if not isinstance(stage, ComputeFields):
+        return
     if stage.use_liger_kernel and not nvidia_gpus():
         yield "use_liger_kernel", NO_GPU_FOR_LIGER
     if stage.torch_compile and not cpp_compiler() and not launch_of(stage).container:

@@ -29,7 +29,7 @@ from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import ComputeFields, DeviceFields, StageFields, Strict
 from recipes.stages.finetune import FinetuneFields, FinetuneModelStage, FinetuneStage
 from recipes.stages.kind import TESTED, backend_of
-from recipes.stages.launch.fields import launch_of
+from recipes.stages.launch.fields import FSDP2, launch_of
 from recipes.stages.registry import row_of
 from recipes.stages.training import QUANTIZED_OPTIMIZERS, TrainingFields
 from recipes.toml_read import parse, read_text
@@ -37,6 +37,8 @@ from recipes.toml_read import parse, read_text
 GIB = 1 << 30
 NATIVE_BF16 = (8, 0)
 """The first compute capability with bfloat16 in hardware (Ampere), as in NVIDIA's CUDA C++ Programming Guide."""
+NATIVE_FP16 = (7, 0)
+"""The first one whose tensor cores compute in float16 (Volta)."""
 UNSLOTH_CAPABILITY = (7, 0)
 """The lowest compute capability that Unsloth's requirements name (Volta)."""
 BYTES_16_BIT = 2.0
@@ -267,7 +269,7 @@ def _precision(stage: DeviceFields, machine: Machine) -> Iterator[Finding]:
         what = (
             f"{gpu.name or 'the GPU'} of {machine.name} has compute capability {gpu.compute_capability}, and bfloat16"
         )
-        yield Finding("bf16", f"{what} needs 8.0", "set bf16 = false")
+        yield Finding("bf16", f"{what} needs 8.0", "set fp16 = true, or bf16 = false")
 
 
 def _kernels(stage: DeviceFields, machine: Machine) -> Iterator[Finding]:
@@ -288,6 +290,8 @@ def computes_in(stage: StageFields, machine: Machine) -> str | None:
     gpu = machine.gpu[0] if machine.gpu else None
     has_bf16 = gpu is not None and _capability(gpu) >= NATIVE_BF16
     where = "" if gpu is None else f"{gpu.name or 'the GPU'} (compute capability {gpu.compute_capability})"
+    if _computes_in_float16(stage, gpu):
+        return f"float16 with a scaled loss, by {'fp16' if stage.fp16 else where}{_of_base(stage)}"
     if stage.bf16 is not None:
         return f"bfloat16, by bf16{_of_base(stage)}" if stage.bf16 else f"{_float32_there(stage, gpu)}, by bf16"
     if adapts and has_bf16:
@@ -296,6 +300,15 @@ def computes_in(stage: StageFields, machine: Machine) -> str | None:
         return f"bfloat16 if its processor computes in it natively, else float32{_of_base(stage)}"
     reason = f": {where} does not compute in bfloat16" if adapts else ""
     return _float32_there(stage, gpu) + reason
+
+
+def _computes_in_float16(stage: TrainingFields, gpu: Gpu | None) -> bool:
+    """Whether a stage computes in float16 there, as `engines.training.precision.computes_in_float16` decides."""
+    if stage.fp16 is not None or gpu is None or not isinstance(stage, FinetuneFields):
+        return bool(stage.fp16)
+    undecided = stage.bf16 is None and getattr(stage, "base_dtype", "auto") in {"auto", "float16"}
+    fits = backend_of(stage) == "hf" and stage.launch.strategy != FSDP2
+    return undecided and fits and NATIVE_FP16 <= _capability(gpu) < NATIVE_BF16
 
 
 def _of_base(stage: TrainingFields) -> str:
@@ -320,6 +333,7 @@ def machine_memory(loaded: LoadedRecipe, machine: Machine) -> dict[str, StageMem
         shape = shape_of(stage, by_name, loaded.graph) if sizes is None else shape_of_config(sizes)
         if shape is not None:
             bf16 = computes_in_bfloat16(stage, natively=machine.computes_in_bfloat16)
+            bf16 = bf16 or _computes_in_float16(stage, machine.gpu[0] if machine.gpu else None)  # as wide
             found[stage.name] = StageMemory(
                 stage,
                 shape,

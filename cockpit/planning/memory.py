@@ -255,7 +255,9 @@ def _logit_bytes(stage: TrainingFields, *, bf16: bool, on_gpu: bool) -> int:
 
 
 def computes_in_bfloat16(stage: TrainingFields, *, natively: bool) -> bool:
-    """Whether a stage computes in bfloat16 on a machine that does so natively, or not."""
+    """Whether a stage computes in 16 bits on a machine that computes in bfloat16 natively, or not."""
+    if stage.fp16:
+        return True  # as wide
     if stage.bf16 is not None:
         return stage.bf16
     return natively and isinstance(stage, FinetuneFields)

@@ -236,16 +236,19 @@ def _training_plan(stage: TrainingFields, parameters: int | None, trainable: int
         evaluations=None if stage.evaluates else 0,
         checkpoints=None if steps is None or stage.save_strategy == "epoch" else times_due(save_every(stage, 1), steps),
         checkpoint_bytes=None if trainable is None else trainable * per_parameter,
-        precision=precision_words(stage.bf16) if isinstance(stage, FinetuneFields) else None,
+        precision=precision_words(stage.bf16, fp16=stage.fp16) if isinstance(stage, FinetuneFields) else None,
     )
 
 
-def precision_words(bf16: bool | None) -> str:
+def precision_words(bf16: bool | None, *, fp16: bool | None = None) -> str:
     """In which number format an adapter is trained on this machine: the field's, or what it computes natively."""
+    if fp16:
+        return "float16 with a scaled loss, by fp16"
     if bf16 is not None:
         return f"{'bfloat16' if bf16 else 'float32'}, by bf16"
     if nvidia_gpus():
-        return "bfloat16 if the GPU computes in it natively, else float32"
+        half = "" if fp16 is False else "float16 with a scaled loss at compute capability 7, "
+        return f"bfloat16 if the GPU computes in it natively, {half}else float32"
     instructions = native_bfloat16()
     return f"bfloat16, by {instructions}" if instructions else "float32: the processor has no instructions for bfloat16"
 

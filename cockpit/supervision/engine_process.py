@@ -152,13 +152,25 @@ def engine_threads(stage: StageFields) -> int:
 
 
 def what_it_shares(run: RunDir, stage: StageFields) -> list[str]:
-    """What a launch says about other runs on the cores and on the GPU of a stage's engine."""
+    """What a launch says about other runs on the cores and on the GPU of a stage's engine, and about other hosts."""
     card = engine_environment(run, stage).get(CARD_ENV, "")
     said = [
         sharing_words(other_engines(run), os.cpu_count() or 1, engine_threads(stage)),
         card_words(engines_on_card(run, card), card),
+        _retry_words(stage),
     ]
     return [words for words in said if words]
+
+
+def _retry_words(stage: StageFields) -> str:
+    """What a retry over several hosts needs; empty for a stage without one."""
+    hosts, attempts = launch_of(stage).nodes, stage.retry.max_attempts
+    if hosts == 1 or attempts == 1 or not row_of(stage).trains:
+        return ""
+    return (
+        f"a retry of {stage.name} over {hosts} hosts needs the checkpoints of rank 0's run in the run of every host:"
+        " without them it ends before its first step and names the missing folder; to resume, copy that folder first"
+    )
 
 
 def program_of(stage: StageFields) -> str:

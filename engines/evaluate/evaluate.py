@@ -22,6 +22,7 @@ from engines.labels.stage_rows import Warnings, examples_of, protocol_of
 from engines.labels.vocabulary import TokenizerView
 from engines.training.fitting import Fitting
 from engines.training.loss import Batches, answer_batches, token_weighted_loss, window_batches
+from engines.world import ALONE, World
 from recipes.problems import OperatorError
 
 SCORED_OF_PAIR = (
@@ -163,6 +164,7 @@ def score(
     batches: Batches,
     on_progress: Callable[[int], None] | None = None,
     warn: Callable[[str], None] = lambda _text: None,
+    world: World = ALONE,
 ) -> Score:
     """Token-weighted loss and perplexity over all batches. Rows go through the model as in a training: without padding.
 
@@ -171,10 +173,11 @@ def score(
         batches: of one split.
         on_progress: as for `token_weighted_loss`.
         warn: takes what the operator should know.
+        world: the processes over which the batches are divided; each gets the result of all.
     """
     # Windows have equal lengths, so nothing is padded.
     way = arrange(loaded.model, longest=batches.longest) if batches.longest else PADDED
-    loss, tokens = token_weighted_loss(loaded.model, batches, on_progress, way, Fitting(warn))
+    loss, tokens = token_weighted_loss(loaded.model, batches, on_progress, way, Fitting(warn), world)
     return Score(loss, perplexity(loss), tokens, batches.protocol + _precision(loaded.model), batches.counts)
 
 

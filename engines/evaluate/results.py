@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from engines.judging.checks import Judges, judge_ahead
 from engines.judging.compare import RESULTS_FORMAT, Baseline, Comparison, Row, baseline_facts, compare
 from engines.judging.task import Task
 from engines.judging.totals import Judged, judged, totals
+from engines.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -63,21 +64,26 @@ def evaluate_tasks(
     progress: Progress = lambda _done, _all: None,
     judging: Progress = lambda _done, _all: None,
     waiting: Waiting = lambda: None,
+    world: World = ALONE,
 ) -> Evaluation:
     """Ask, judge and count; the answers are kept in the file `answers`. `judging` takes the progress of what judges
-    several answers at once.
+    several answers at once. Several processes divide the answers; the first one judges them, and the others get an
+    empty evaluation.
 
     Raises:
         OperatorError: the file has answers of another model, or the baseline has other tasks.
     """
-    kept = ask(answerer, tasks, answers, progress, waiting)
+    kept = ask(answerer, tasks, answers, progress, waiting, world)
+    measured = _largest(world.gather_objects(answerer.measured()))
+    if not world.is_first:
+        return Evaluation([], {}, {})
     asked = [(one.answer, task) for task, one in zip(tasks, kept, strict=True) if not one.problem]
     judge_ahead(asked, judges, judging, waiting)
     rows = []
     for task, one in zip(tasks, kept, strict=True):
         waiting()
         rows.append(judged(task, one, judges))
-    metrics = {**totals(rows), **answerer.measured()}
+    metrics = {**totals(rows), **measured}
     protocol = {**answerer.identity, **judges.protocol()}
     found = Evaluation(rows, metrics, protocol)
     if baseline is None:
@@ -85,6 +91,14 @@ def evaluate_tasks(
     comparison = compare(found.compared(), baseline.rows)
     differences = explained(answerer, rows, baseline.rows, progress, waiting) if explain else None
     return Evaluation(rows, {**metrics, **comparison.metrics()}, protocol, comparison, differences)
+
+
+def _largest(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """What the processes used, the largest number of each."""
+    largest: dict[str, float] = {}
+    for one in found:
+        largest |= {name: max(value, largest.get(name, value)) for name, value in one.items()}
+    return largest
 
 
 def named(value: float) -> float | str:

@@ -27,11 +27,16 @@ from engines.labels.row import LabelRules
 from engines.labels.stage_rows import rules_of, skips_refused
 from engines.training.devices import report_devices, used_devices
 from engines.training.loss import Batches
+from engines.training.start import device_words
 from recipes.problems import OperatorError
 from recipes.stages.evaluate import EvaluateStage
+from recipes.stages.launch.fields import DDP
 
 SHOWN_CHARACTERS = 4_000
 """Longest text in an event; report.json has all of it."""
+_WAIT_S = 7 * 86_400.0
+"""How long a process waits for another one's answers; a dead one ends the attempt at once, and a stopped one is a
+stall."""
 
 
 def run(ctx: StageContext[EvaluateStage]) -> StageResult:
@@ -46,11 +51,14 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
         )
     of_lm_eval = run_lm_eval(ctx)  # before this process has the model in memory
     ctx.phase("loading")
+    _meet(ctx)
     given = ctx.inputs["model"]
     loaded = load_model(
         given.path, given.name, ctx.warn_of("model"), dtype=stage.dtype, load_in_4bit=stage.load_in_4bit
     )
     report_devices(ctx, (parameter.device for parameter in loaded.model.parameters()))
+    if ctx.world.size > 1:
+        ctx.placed(DDP, ctx.world.gather_objects(device_words(loaded.model.device)))
     ctx.phase("tokenizing")
     counts = ReadCounts()
     rules = rules_of(stage, stage.max_length, ctx.first_start)
@@ -72,11 +80,22 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
         ctx.warn(note)
     ctx.phase("scoring")
     began_s = time.monotonic()
-    scored = score(loaded, batches, lambda tokens: ctx.progress(tokens, batches.scored_tokens, "tokens"), ctx.warn)
+    share = -(-batches.scored_tokens // ctx.world.size)
+    scored = score(
+        loaded,
+        batches,
+        lambda tokens: ctx.progress(min(tokens, share), share, "tokens"),
+        ctx.warn,
+        ctx.world,
+    )
     seconds = time.monotonic() - began_s
     _emit(ctx, scored)
-    of_files = _score_files(ctx, loaded, batches)
     answers = _answers(ctx, loaded, data, split, rules)
+    of_tests, results = run_tests(ctx, loaded) if stage.has_tests else ({}, [])
+    if not ctx.world.is_first:  # the first process judges and writes what all have answered
+        _leave_together(ctx)
+        return StageResult()
+    of_files = _score_files(ctx, loaded, batches)
     _write_report(ctx, scored, answers, split, computed_on(loaded.model), of_files)
     metrics = {
         "loss": scored.loss,
@@ -92,10 +111,20 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
         metrics |= {f"loss.{kind}": found.loss, f"perplexity.{kind}": found.perplexity}
     metrics |= of_lm_eval.metrics
     artifacts = [Artifact(ctx.stage_name, "report", "report.json"), *of_lm_eval.artifacts]
-    if not stage.has_tests:
-        return StageResult(metrics, artifacts)
-    of_tests, results = run_tests(ctx, loaded)
+    _leave_together(ctx)
     return StageResult({**metrics, **of_tests}, [*artifacts, *results])
+
+
+def _meet(ctx: StageContext[EvaluateStage]) -> None:
+    """Let the processes of the attempt meet, with one date for templates."""
+    ctx.world.connect(_WAIT_S)
+    ctx.first_start = ctx.world.broadcast_object(ctx.first_start)
+
+
+def _leave_together(ctx: StageContext[EvaluateStage]) -> None:
+    """Wait for the processes of other hosts: where torchrun of one host has ended, the others lose their rendezvous."""
+    if ctx.stage.launch.nodes > 1:
+        ctx.world.wait(ctx.check_stop)
 
 
 def _emit(ctx: StageContext[EvaluateStage], scored: Score) -> None:
@@ -138,22 +167,34 @@ def _answers(
         return []
     ctx.phase("answering")
     rows = choose_questions(read_conversations(data, split), stage.answers)
-    given = []
-    for done, row in zip(count(1), rows, strict=False):
-        one = answer(loaded, row, stage.max_new_tokens, rules, waiting=ctx.check_stop)
-        given.append(one)
-        ctx.emit(
-            SampledText(
-                stage=ctx.stage_name,
-                attempt=ctx.attempt,
-                step=None,
-                prompt=one.prompt[:SHOWN_CHARACTERS],
-                text=one.answer[:SHOWN_CHARACTERS],
-                expected=one.expected[:SHOWN_CHARACTERS],
-            )
-        )
-        ctx.progress(done, len(rows), "answers")
+    mine = ctx.world.share(rows)
+    own = []
+    for done, row in zip(count(1), mine, strict=False):
+        own.append(answer(loaded, row, stage.max_new_tokens, rules, waiting=ctx.check_stop))
+        if ctx.world.size == 1:
+            _show(ctx, own[-1])
+        ctx.progress(done, len(mine), "answers")
+    if ctx.world.size == 1:
+        return own
+    ctx.world.wait(ctx.check_stop)
+    shares = ctx.world.gather_objects(own)
+    given = [shares[at % ctx.world.size][at // ctx.world.size] for at in range(len(rows))]
+    for one in given:
+        _show(ctx, one)
     return given
+
+
+def _show(ctx: StageContext[EvaluateStage], one: Answer) -> None:
+    ctx.emit(
+        SampledText(
+            stage=ctx.stage_name,
+            attempt=ctx.attempt,
+            step=None,
+            prompt=one.prompt[:SHOWN_CHARACTERS],
+            text=one.answer[:SHOWN_CHARACTERS],
+            expected=one.expected[:SHOWN_CHARACTERS],
+        )
+    )
 
 
 def computed_on(model: Any) -> dict[str, str]:

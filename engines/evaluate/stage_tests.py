@@ -27,6 +27,7 @@ from engines.labels.stage_rows import rules_of
 from engines.llama.drawing import DrawRules
 from engines.run_dir import RunDir
 from engines.training.inputs import cached_folder
+from engines.world import ALONE, World
 from recipes.problems import OperatorError, printable
 from recipes.stages.evaluate import RESULTS_JSON, EvaluateStage
 
@@ -37,8 +38,9 @@ _SHOWN_CHARACTERS = 4_000
 def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[dict[str, float], list[Artifact]]:
     """Ask the model and the files, and write a results file of each into `ctx.out`; returns metrics and artifacts.
 
-    Answers are kept beside the attempts, so that a new attempt continues. The metrics of a GGUF file end in its file
-    type, with an adapter over it in `Q4_K_M+NAME`.
+    Several processes divide the model's answers, and the first one does the rest. Answers are kept beside the attempts,
+    so that a new attempt continues. The metrics of a GGUF file end in its file type, with an adapter over it in
+    `Q4_K_M+NAME`.
 
     Raises:
         OperatorError: the test rows, the baseline or a file cannot be used.
@@ -53,7 +55,9 @@ def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[di
         folder = given.path or cached_folder(given.name)
         model = answerer_of_folder(folder, loaded, _manner(ctx, baseline))
         ctx.phase("answering")
-        done = _evaluated(ctx, model, tasks, judges, baseline)
+        done = _evaluated(ctx, model, tasks, judges, baseline, ctx.world)
+        if not ctx.world.is_first:
+            return {}, []
         artifacts = [_write(ctx, done, given.name, tests, RESULTS_JSON, model)]
         metrics = dict(done.metrics)
         _show(ctx, done)
@@ -124,6 +128,7 @@ def _evaluated(
     tasks: list[Task],
     judges: Judges,
     baseline: Baseline | None,
+    world: World = ALONE,
 ) -> Evaluation:
     return evaluate_tasks(
         answerer,
@@ -134,6 +139,7 @@ def _evaluated(
         progress=lambda done, total: ctx.progress(done, total, "answers"),
         judging=lambda done, total: ctx.progress(done, total, "verdicts"),
         waiting=ctx.check_stop,
+        world=world,
     )
 
 

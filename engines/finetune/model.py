@@ -27,12 +27,13 @@ from engines.finetune.fused_experts import is_taken_apart, refuse_experts, witho
 from engines.finetune.loftq import initialize
 from engines.json_text import read_object
 from engines.training.inputs import not_loaded, refuse_missing_weights, refuse_other_shapes
+from engines.training.precision import Precision
 from engines.training.saves.from_shards import load_weights
 from recipes.problems import OperatorError, printable
 from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage, is_pattern
 
 OUTPUT_HEAD = "lm_head"
-_COMPUTE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_COMPUTE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LINEAR = (torch.nn.Linear, Conv1D)  # Conv1D: GPT-2's linear layer, whose weight is stored transposed
 
 
@@ -157,7 +158,7 @@ def require_four_bits(model: Any, folder: Path) -> None:
         )
 
 
-def quantization_of(stage: FinetuneFields, *, bf16: bool) -> BitsAndBytesConfig | None:
+def quantization_of(stage: FinetuneFields, precision: Precision) -> BitsAndBytesConfig | None:
     """How bitsandbytes quantizes the base model of a stage; None for a stage that does not ask for it."""
     if not isinstance(stage, FinetuneStage) or not stage.load_in_4bit:
         return None
@@ -165,14 +166,14 @@ def quantization_of(stage: FinetuneFields, *, bf16: bool) -> BitsAndBytesConfig 
         load_in_4bit=True,
         bnb_4bit_quant_type=stage.bnb_4bit_quant_type,
         bnb_4bit_use_double_quant=stage.bnb_4bit_use_double_quant,
-        bnb_4bit_compute_dtype=_COMPUTE[compute_dtype(stage, bf16=bf16)],
+        bnb_4bit_compute_dtype=_COMPUTE[compute_dtype(stage, precision)],
         llm_int8_skip_modules=list(dict.fromkeys([*stage.llm_int8_skip_modules, *OUTPUT_HEADS])),
     )
 
 
-def compute_dtype(stage: FinetuneStage, *, bf16: bool) -> str:
-    """The type in which the 4-bit layers of a stage compute; `bf16`: products are computed in bfloat16."""
-    automatic = "bfloat16" if bf16 else "float32"
+def compute_dtype(stage: FinetuneStage, precision: Precision) -> str:
+    """The type in which the 4-bit layers of a stage compute."""
+    automatic = "bfloat16" if precision.bf16 else "float16" if precision.fp16 else "float32"
     return automatic if stage.bnb_4bit_compute_dtype == "auto" else stage.bnb_4bit_compute_dtype
 
 

@@ -109,9 +109,7 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ends = trained_ends(dataset.pairs(), tokenizer, max_length=ctx.stage.max_length)
     changed = None if template is None else tokenizer
-    extras = partial(
-        save_extras, base, ends, changed, base_record(stage, base, ctx.inputs["model"], bf16=precision.bf16)
-    )
+    extras = partial(save_extras, base, ends, changed, base_record(stage, base, ctx.inputs["model"], precision))
     packed = _packed(ctx, dataset)
     task = Task(
         model=trained,
@@ -123,6 +121,7 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
         val=val,
         sample=partial(sample, ctx, trained, tokenizer, view, rules),
         bf16=precision.bf16,
+        fp16=precision.fp16,
         arrangement=way,
         most_tokens=_most_tokens(stage, packed or dataset) if way.way == "one sequence" and not own_loss else None,
         own_loss=own_loss,
@@ -162,7 +161,7 @@ def _on_tokens(
     set_seed(stage.seed)
     trained = add_adapter(model, stage, base, warn=ctx.warn) if isinstance(stage, FinetuneStage) else model
     first = first_matrices(trained) if isinstance(stage, FinetuneStage) and stage.takes_from_base else None
-    record = base_record(stage, base, ctx.inputs["model"], bf16=precision.bf16)
+    record = base_record(stage, base, ctx.inputs["model"], precision)
     extras = partial(save_extras, base, [], None, record)
     task = Task(
         model=trained,
@@ -173,6 +172,7 @@ def _on_tokens(
         val=val,
         sample=partial(_continue, ctx, trained, tokenizer),
         bf16=precision.bf16,
+        fp16=precision.fp16,
         full=True,
         own_loss=stage.backend == "unsloth" and unsloth_model.on_accelerator(),
     )
@@ -192,7 +192,7 @@ def load_model(ctx: StageContext[FinetuneFields], base: Path, precision: Precisi
     frozen = isinstance(stage, FinetuneStage) and not stage.takes_from_base
     dtype = TYPES[precision.base] if frozen else torch.float32
     point = None if isinstance(stage, FinetuneStage) else ctx.resume or continued_checkpoint(ctx)
-    quantization = quantization_of(stage, bf16=precision.bf16)
+    quantization = quantization_of(stage, precision)
     model, tokenizer = load_base(
         base,
         dtype=dtype,
@@ -278,7 +278,7 @@ def _continue(ctx: StageContext[FinetuneFields], model: Any, tokenizer: Any, ste
     return True
 
 
-def base_record(stage: FinetuneFields, base: Path, given: Input, *, bf16: bool) -> dict[str, Any] | None:
+def base_record(stage: FinetuneFields, base: Path, given: Input, precision: Precision) -> dict[str, Any] | None:
     """The content of an adapter's `base.json`; None for a model, which needs no base."""
     if not isinstance(stage, FinetuneStage):
         return None
@@ -292,7 +292,7 @@ def base_record(stage: FinetuneFields, base: Path, given: Input, *, bf16: bool) 
             "method": "bitsandbytes",
             "bnb_4bit_quant_type": stage.bnb_4bit_quant_type,
             "bnb_4bit_use_double_quant": stage.bnb_4bit_use_double_quant,
-            "bnb_4bit_compute_dtype": compute_dtype(stage, bf16=bf16),
+            "bnb_4bit_compute_dtype": compute_dtype(stage, precision),
             "llm_int8_skip_modules": list(stage.llm_int8_skip_modules),
         }
     return record

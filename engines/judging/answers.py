@@ -106,6 +106,10 @@ class AnswerFile:
         self._write(msgspec.to_builtins(one))
         self.kept[one.key] = one
 
+    def sync(self) -> None:
+        """Return when every answer is on the disk."""
+        os.fsync(self._fd)
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)

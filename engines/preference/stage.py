@@ -66,7 +66,7 @@ def run(ctx: StageContext[PreferenceFields]) -> StageResult:
     way = arrange(trained, longest=longest) if stage.padding_free else PADDED
     ends = trained_ends(pairs.answers(), tokenizer, max_length=stage.max_length)
     changed = None if template is None else tokenizer
-    record = base_record(stage, base, ctx.inputs["model"], bf16=precision.bf16)
+    record = base_record(stage, base, ctx.inputs["model"], precision)
     complete = partial(_complete, partial(save_extras, base, ends, changed, record), start)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     collate = collator(pad_id or 0)
@@ -80,6 +80,7 @@ def run(ctx: StageContext[PreferenceFields]) -> StageResult:
         save_tokenizer=complete,
         sample=partial(sample, ctx, trained, tokenizer, view, rules),
         bf16=precision.bf16,
+        fp16=precision.fp16,
         arrangement=way,
         method=Method(
             trainer=make,

@@ -80,6 +80,7 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
         sample=partial(_sample, ctx, model, tokenizer),
         sample_steps=ctx.stage.sample_steps,
         bf16=bool(ctx.stage.bf16),
+        fp16=bool(ctx.stage.fp16),
         full=not apart,
         arrangement=arrange(model, longest=ctx.stage.max_length) if apart else PADDED,
         utilization=Utilization(ctx.stage.sizes(vocab_size).training_operations(ctx.stage.max_length), _peak(ctx)),

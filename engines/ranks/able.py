@@ -51,6 +51,8 @@ def _divided(stage: Any, task: Any) -> Iterator[tuple[str, str]]:
     if stage.optim not in DIVIDED_OPTIMIZERS:
         allowed = ", ".join(DIVIDED_OPTIMIZERS)
         yield f"optim — {stage.optim} cannot update parts of weights (fsdp2); allowed: {allowed}", "choose one of these"
+    if task.fp16:
+        yield "fp16 — parts of weights have no common loss scale (fsdp2)", f"{_DDP}, or bf16 = true"
     if hasattr(model, "peft_config"):
         yield "launch.strategy — fsdp2 does not divide a model with an adapter, whose weights have several types", _DDP
     if task.method is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,16 @@ class Beginning:
         run: the id of its run.
         fingerprint: of the stage's fields and inputs.
         resume: the step and the SHA-256 of the checkpoint that it resumes from; None at the start.
+        root: the folder of its run.
+        place: the folder of that checkpoint.
     """
 
     host: str
     run: str
     fingerprint: str
     resume: tuple[int, str] | None
+    root: str = ""
+    place: str = ""
 
 
 def disagreement(found: Sequence[Beginning]) -> str:
@@ -36,9 +41,21 @@ def disagreement(found: Sequence[Beginning]) -> str:
         if other.resume != first.resume:
             return (
                 f"{where} begins {_beginning(other)}, and rank 0 on {first.host} (run {first.run})"
-                f" {_beginning(first)}: copy the folder of rank 0's attempts into the other run, or launch both again"
+                f" {_beginning(first)}: {_way_out(first, other)}"
             )
     return ""
+
+
+def _way_out(first: Beginning, other: Beginning) -> str:
+    """What to do on the other host; it names the checkpoint that is missing there."""
+    inside = PurePath(first.place)
+    if first.resume is None or not inside.is_relative_to(first.root):
+        return "launch both again"
+    missing = PurePath(other.root) / inside.relative_to(first.root)
+    return (
+        f"{other.host} needs the folder {missing}, a copy of {inside} of {first.host}: copy it there and resume both"
+        " runs, or launch both again"
+    )
 
 
 def _beginning(one: Beginning) -> str:

@@ -7,6 +7,7 @@ nccl.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import distributed
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+_LOOK_S = 0.05
 
 
 def connect(rank: int, size: int, local_rank: int, timeout_s: float) -> None:
@@ -52,6 +54,16 @@ def sum_later(values: Sequence[float]) -> Callable[[], list[float]]:
         return [float(value) for value in summed.tolist()]
 
     return sums
+
+
+def wait(waiting: Callable[[], None]) -> None:
+    """Wait until every process has called this, and call `waiting` meanwhile; what it raises ends the wait."""
+    work = distributed.all_reduce(torch.zeros(1), async_op=True)
+    assert work is not None, "this process belongs to the group"
+    while not work.is_completed():
+        waiting()
+        time.sleep(_LOOK_S)
+    work.wait()
 
 
 def broadcast_object(value: Any, source: int) -> Any:

@@ -41,6 +41,10 @@ _LOST = (
 """What gloo, nccl and the store say when another process is not there any more."""
 
 
+class RankLostError(Exception):
+    """Another process has failed, so this one cannot finish its work."""
+
+
 def end_with_parent() -> None:
     """Let the kernel end this process when torchrun, which started it, has ended: it would wait for the others."""
     parent = os.environ.get(TORCHRUN_PID_ENV)
@@ -113,6 +117,8 @@ class RankWriter(EventWriter):
 
 def is_of_another_rank(error: BaseException) -> bool:
     """Whether an error says that an exchange with another process failed, and nothing of this one."""
+    if isinstance(error, RankLostError):
+        return True
     names = {type(link).__name__ for link in _chain(error)}
     if names & {"DistBackendError", "DistNetworkError", "DistStoreError"}:
         return True

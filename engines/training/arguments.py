@@ -24,6 +24,7 @@ def training_arguments(
     work: Path,
     *,
     bf16: bool,
+    fp16: bool = False,
     kind: type[TrainingArguments] = TrainingArguments,
     more: Mapping[str, Any] = {},
 ) -> TrainingArguments:
@@ -55,6 +56,7 @@ def training_arguments(
         "max_grad_norm": stage.max_grad_norm,
         "label_smoothing_factor": stage.label_smoothing_factor,
         "bf16": bf16,
+        "fp16": fp16,
         checkpointing: stage.gradient_checkpointing and backend_of(stage) == "hf",  # Unsloth has its own
         f"{checkpointing}_kwargs": {"use_reentrant": False},
         "seed": stage.seed,

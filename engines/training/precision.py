@@ -12,10 +12,14 @@ from engines.context import StageContext
 from engines.processor import native_bfloat16
 from engines.training.beginning import continued_checkpoint
 from recipes.problems import OperatorError
+from recipes.stages.kind import backend_of
+from recipes.stages.launch.fields import FSDP2
 from recipes.stages.training import TrainingFields
 
 FLOAT32, BFLOAT16, FLOAT16 = "float32", "bfloat16", "float16"
 TYPES = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16, FLOAT16: torch.float16}
+FIRST_FP16 = (7, 0)
+"""The first compute capability whose tensor cores compute in float16 (Volta)."""
 FIRST_TF32 = (8, 0)
 """The first compute capability with TF32 (Ampere), as in NVIDIA's CUDA C++ Programming Guide."""
 RECORD = "precision"
@@ -31,11 +35,13 @@ class Precision:
 
     Attributes:
         bf16: matrix products are computed in bfloat16 (autocast).
+        fp16: they are computed in float16, with a scaled loss.
         base: type of the weights that are not trained, a key of `TYPES`.
     """
 
     bf16: bool
     base: str = FLOAT32
+    fp16: bool = False
 
     @property
     def narrow(self) -> bool:
@@ -44,22 +50,49 @@ class Precision:
 
 
 def precision_of_adapter(ctx: StageContext[TrainingFields], *, stored_narrow: bool) -> Precision:
-    """The precision of a training that changes an adapter only: bfloat16 where this machine computes in it natively.
+    """The precision of a training of an existing model: bfloat16 where this machine computes in it natively, float16
+    with a scaled loss on a GPU that computes only in that.
 
     A frozen weight gains nothing from a wider format than products are computed in. A resume keeps the precision of its
     checkpoint, on any machine: another one would change what the same weights compute.
 
     Args:
-        ctx: the stage; its fields `bf16` and `base_dtype` decide if they are set.
+        ctx: the stage; its fields `bf16`, `fp16` and `base_dtype` decide if they are set.
         stored_narrow: the base model's files are bfloat16.
     """
     point = ctx.resume or continued_checkpoint(ctx)
     if point is not None:
         return _of_checkpoint(ctx, read_manifest(point.path), stored_narrow=stored_narrow)
     asked = getattr(ctx.stage, "base_dtype", "auto")
+    if computes_in_float16(ctx.stage, only_that=only_float16()):
+        return Precision(False, FLOAT16 if asked == "auto" else asked, fp16=True)
     automatic = native() or asked in {BFLOAT16, FLOAT16}  # products cannot be wider than both of their factors
     wanted = automatic if ctx.stage.bf16 is None else ctx.stage.bf16
     return Precision(wanted, (BFLOAT16 if wanted else FLOAT32) if asked == "auto" else asked)
+
+
+def computes_in_float16(stage: TrainingFields, *, only_that: bool) -> bool:
+    """Whether a stage that trains an existing model computes in float16.
+
+    Args:
+        stage: its fields; `fp16` decides if it is set.
+        only_that: the GPU computes in float16 and not in bfloat16.
+    """
+    if stage.fp16 is not None:
+        return stage.fp16
+    asked = getattr(stage, "base_dtype", "auto")
+    undecided = stage.bf16 is None and asked in {"auto", FLOAT16} and backend_of(stage) == "hf"
+    return undecided and only_that and stage.launch.strategy != FSDP2
+
+
+def only_float16() -> bool:
+    """Whether the GPU of this process computes fast in float16, and not in bfloat16: compute capability 7.0 to 7.5."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= FIRST_FP16 and not native()
+
+
+def autocast(device: torch.device, *, bf16: bool, fp16: bool) -> torch.autocast:
+    """The context in which products have 16 bits; one that changes nothing without both."""
+    return torch.autocast(device.type, dtype=torch.float16 if fp16 else torch.bfloat16, enabled=bf16 or fp16)
 
 
 def require_bf16(bf16: bool | None) -> None:
@@ -73,7 +106,7 @@ def require_bf16(bf16: bool | None) -> None:
         raise OperatorError(
             f"bf16 — {properties.name} (compute capability {properties.major}.{properties.minor}) does not compute in"
             " bfloat16, which needs 8.0",
-            "set bf16 = false",
+            "set fp16 = true, or bf16 = false",
         )
 
 
@@ -105,11 +138,11 @@ def keep_input_types(model: torch.nn.Module) -> None:
             layer.cast_input_dtype_enabled = False
 
 
-def as_record(model: torch.nn.Module, *, bf16: bool) -> dict[str, str]:
+def as_record(model: torch.nn.Module, *, bf16: bool, fp16: bool) -> dict[str, str]:
     """What a checkpoint records of a training's precision."""
     frozen = {parameter.dtype for parameter in model.parameters() if not parameter.requires_grad}
     return {
-        "compute": BFLOAT16 if bf16 else FLOAT32,
+        "compute": BFLOAT16 if bf16 else FLOAT16 if fp16 else FLOAT32,
         "frozen_weights": next((name for name in (BFLOAT16, FLOAT16) if TYPES[name] in frozen), FLOAT32),
     }
 
@@ -130,7 +163,8 @@ def _of_checkpoint(ctx: StageContext[TrainingFields], manifest: dict[str, Any], 
         bf16 = bool(ctx.stage.bf16)
         return Precision(bf16, BFLOAT16 if bf16 and stored_narrow else FLOAT32)
     base = recorded.get("frozen_weights")
-    found = Precision(recorded.get("compute") == BFLOAT16, base if base in TYPES else FLOAT32)
+    compute = recorded.get("compute")
+    found = Precision(compute == BFLOAT16, base if base in TYPES else FLOAT32, fp16=compute == FLOAT16)
     if found.bf16 and not native():
         ctx.warn(
             "the checkpoint's training computes in bfloat16, which this machine emulates: steps take longer; a new"

@@ -259,7 +259,7 @@ class CheckpointWriter:
                 "threads": torch.get_num_threads(),
                 "device": trainer.args.device.type,
                 **place(),
-                RECORD: as_record(trainer.model, bf16=bool(trainer.args.bf16)),
+                RECORD: as_record(trainer.model, bf16=bool(trainer.args.bf16), fp16=bool(trainer.args.fp16)),
                 KERNELS: kernels(ctx.stage),
             },
             evaluation_follows=evaluation_follows,

@@ -11,8 +11,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import torch
-
 from engines.artifacts.checkpoints import Checkpoint
 from engines.artifacts.manifest import read_manifest
 from engines.context import GuardTrippedError, ResumePoint, StageContext, StopRequested
@@ -36,7 +34,7 @@ from engines.training.devices import peak_memory, report_devices, require_shared
 from engines.training.faults import Faults
 from engines.training.fitting import Fitting
 from engines.training.loss import token_weighted_loss
-from engines.training.precision import keep_input_types
+from engines.training.precision import autocast, keep_input_types
 from engines.training.progress import Counters
 from engines.training.requests import handle_requests
 from engines.training.resume import check_resume
@@ -142,7 +140,7 @@ class Session:
             loss = getattr(self.trainer, "label_loss", None)
             if loss is not None and self.trainer.args.device.type == "cuda":
                 loss.compile()
-        if self.task.bf16:
+        if self.task.bf16 or self.task.fp16:
             keep_input_types(self.task.model)
         self.ctx.phase("first step")
         try:
@@ -201,7 +199,7 @@ class Session:
     def _trainer(self, method: Method | None) -> Any:
         task, stage, work = self.task, self.stage, self.ctx.work
         if method is None:
-            arguments = training_arguments(stage, work, bf16=task.bf16)
+            arguments = training_arguments(stage, work, bf16=task.bf16, fp16=task.fp16)
             trained = build_trainer(
                 self, task.model, arguments, task.dataset, task.collate, task.arrangement, self._joined_tokens()
             )
@@ -209,7 +207,7 @@ class Session:
                 trained.label_loss = None
             return trained
         trainer = method.trainer(
-            training_arguments(stage, work, bf16=task.bf16, kind=method.arguments, more=method.more)
+            training_arguments(stage, work, bf16=task.bf16, fp16=task.fp16, kind=method.arguments, more=method.more)
         )
         connect(trainer, self)
         return trainer
@@ -226,6 +224,7 @@ class Session:
             self.trainer.args.device,
             self.stage,
             bf16=self.task.bf16,
+            fp16=self.task.fp16,
             arrangement=words,
             backend=backend_of(self.stage),
         ) + ("" if self.task.utilization is None else f", {self.task.utilization.words()}")
@@ -325,7 +324,7 @@ class Session:
         """
         self._measured = measured
         require_shared_memory()
-        trip = self.watch.before_step(measured.loss, measured.grad_norm)
+        trip = self.watch.before_step(measured.loss, None if measured.skipped else measured.grad_norm)
         if trip is not None:
             self._refuse(trip, measured)
 
@@ -341,6 +340,11 @@ class Session:
         step_s = time.monotonic() - window.began_s
         self.counters.add_step(measured.loss, window.tokens, window.loss_tokens, step_s, measured.metrics, window.rows)
         self._emit(self._step_event(measured, state.global_step, float(state.epoch or 0.0), step_s))
+        if measured.skipped:
+            self.ctx.warn(
+                f"step {state.global_step} changed no weight: a gradient overflowed float16 at loss scale"
+                f" {quantities.exact(measured.loss_scale or 0.0)}, which is halved"
+            )
         self.watch.note_step(self.step, measured.loss, self.last_step)
         if state.global_step == self.resumed_step + 1:
             self.ctx.phase("training")
@@ -475,7 +479,7 @@ class Session:
             loss=scored.loss,
             perplexity=perplexity(scored.loss) if self.task.method is None else None,
             tokens=scored.tokens,
-            protocol=scored.protocol + (", bf16" if self.task.bf16 else ""),
+            protocol=scored.protocol + (", bf16" if self.task.bf16 else ", fp16" if self.task.fp16 else ""),
             metrics=scored.metrics,
         )
         self._emit(self.last_eval)
@@ -519,7 +523,7 @@ class Session:
             return self.task.sample(self.step, prompt)
 
     def _autocast(self) -> Any:
-        return torch.autocast(self.trainer.args.device.type, dtype=torch.bfloat16, enabled=self.task.bf16)
+        return autocast(self.trainer.args.device, bf16=self.task.bf16, fp16=self.task.fp16)
 
     def set_learning_rate(self, peak: float) -> float:
         """Set the peak of the schedule, from the next step on; returns the learning rate of the next step."""
@@ -566,13 +570,14 @@ class Session:
             epoch=epoch,
             loss=measured.loss,
             learning_rate=measured.learning_rate,
-            grad_norm=measured.grad_norm,
+            grad_norm=None if measured.skipped else measured.grad_norm,
             tokens=self.counters.tokens,
             loss_tokens=self.counters.loss_tokens,
             step_s=step_s,
             data_wait_s=measured.window.data_wait_s,
             metrics={
                 **measured.metrics,
+                **({} if measured.loss_scale is None else {"loss_scale": measured.loss_scale}),
                 **peak_memory(self.trainer.args.device),
                 **self._utilization(measured.window.tokens / step_s if step_s > 0 else None),
             },

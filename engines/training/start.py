@@ -78,6 +78,7 @@ def setup_text(
     stage: TrainingFields,
     *,
     bf16: bool,
+    fp16: bool,
     arrangement: str,
     backend: str = "hf",
 ) -> str:
@@ -89,11 +90,12 @@ def setup_text(
         device: the device of its first step.
         stage: its fields.
         bf16: matrix products are computed in bfloat16.
+        fp16: they are computed in float16, with a scaled loss.
         arrangement: how the rows of a batch are computed, as text; empty where every row is full.
         backend: the libraries that loaded and adapted the model.
     """
     frozen = {_format_of(weight) for weight in model.parameters() if not weight.requires_grad}
-    products = "bfloat16" if bf16 else _float32_words(device)
+    products = "bfloat16" if bf16 else "float16 with a scaled loss" if fp16 else _float32_words(device)
     parts = [libraries(backend), f"on {device_words(device)}", f"products in {products}"]
     if frozen:
         parts.append(f"frozen weights in {' and '.join(sorted(frozen))}")

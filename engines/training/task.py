@@ -79,6 +79,7 @@ class Task:
             without a prompt. None where the stage cannot sample.
         sample_steps: steps between two automatic samples; None for samples on request only.
         bf16: matrix products are computed in bfloat16.
+        fp16: they are computed in float16, with a scaled loss.
         order: the indices of an epoch's examples, from the number of the epoch; None for a random order by the seed.
         arrangement: how the rows of a batch go through the model; `collate` gives batches of that form.
         full: every row of a batch is full, so there is no padding to speak of.
@@ -97,6 +98,7 @@ class Task:
     sample: Callable[[int, str], bool] | None = None
     sample_steps: int | None = None
     bf16: bool = False
+    fp16: bool = False
     order: Callable[[int], list[int]] | None = None
     arrangement: Arrangement = PADDED
     full: bool = False

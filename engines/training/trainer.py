@@ -45,7 +45,9 @@ from engines.ranks.share import SharedBatches, SharedDataset, collate_shared
 from engines.ranks.states import load_divided, own_random_states
 from engines.training.faults import Faults
 from engines.training.optimizers.muon import muon_of
+from engines.training.precision import autocast
 from engines.training.saves.from_shards import load_training, load_weights
+from engines.training.scaling import LEAST_SCALE, LossScale
 from engines.training.schedule import Schedule, schedule_for, schedule_of
 from engines.world import World
 from recipes.stages.training import MUON, TrainingFields
@@ -98,7 +100,8 @@ class Window:
 class Measured:
     """The measurements of a step before the optimizer applies it. `learning_rate` is the one it would use, `metrics`
     what the training's method measured, `losses` the parts of the loss by process, `asked` whether a request or a
-    signal waited in any of several processes."""
+    signal waited in any of several processes. In float16, `loss_scale` is that of the step, and `skipped` says that the
+    optimizer leaves the step out, because a gradient overflowed at this scale."""
 
     loss: float
     grad_norm: float
@@ -107,6 +110,8 @@ class Measured:
     metrics: dict[str, float] = field(default_factory=dict)
     losses: tuple[float, ...] = ()
     asked: bool = False
+    loss_scale: float | None = None
+    skipped: bool = False
 
 
 class StepListener(Protocol):
@@ -148,6 +153,8 @@ class EngineMixin:
     placement: Placement = Placement()
     strategy = "single"
     """The strategy that the stage asks for."""
+    loss_scale: LossScale | None = None
+    """of a training in float16"""
     world: World = World()
     accelerator: Any
     args: TrainingArguments
@@ -243,8 +250,9 @@ class EngineMixin:
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         norm = whole(super()._get_grad_norm(model, grad_norm=grad_norm))  # type: ignore[misc]
+        scaled = self._scaled()
         if self.world.size > 1:
-            self._measure_over_processes(float(norm))
+            self._measure_over_processes(float(norm), scaled)
             return norm
         window = self.window
         device = window.losses[0].device
@@ -253,10 +261,19 @@ class EngineMixin:
         means = window.means()
         first, second, *rest = torch.stack([*figures, *means.values()]).tolist()  # one wait for the device
         rate = float(self.optimizer.param_groups[0]["lr"])
-        self.session.before_optimizer_step(Measured(first, second, rate, window, dict(zip(means, rest, strict=True))))
+        self.session.before_optimizer_step(
+            Measured(first, second, rate, window, dict(zip(means, rest, strict=True)), **scaled)
+        )
         return norm
 
-    def _measure_over_processes(self, norm: float) -> None:
+    def _scaled(self) -> dict[str, Any]:
+        """The scale of a step in float16, and whether it is left out; gradients are those of all processes here."""
+        if self.loss_scale is None:
+            return {}
+        scale = self.loss_scale.value
+        return {"loss_scale": scale, "skipped": scale > LEAST_SCALE and self.loss_scale.overflowed(self.optimizer)}
+
+    def _measure_over_processes(self, norm: float, scaled: dict[str, Any]) -> None:
         """Report the step's numbers as all processes together have them: in each the same."""
         self.of_all_processes(None)
         window, size = self.window, self.world.size
@@ -278,7 +295,7 @@ class EngineMixin:
         means = {name: one / other for name, one, other in zip(window.sums, sums, weights, strict=True)}
         rate = float(self.optimizer.param_groups[0]["lr"])
         self.session.before_optimizer_step(
-            Measured(sum(losses), norm, rate, window, means, tuple(losses), asked=asked > 0)
+            Measured(sum(losses), norm, rate, window, means, tuple(losses), asked=asked > 0, **scaled)
         )
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -432,7 +449,7 @@ class RowsMixin:
                 kwargs["num_items_in_batch"] = self.of_all_processes(items)
             return super().compute_loss(model, given, *args, **kwargs)  # type: ignore[misc]
         smoothing = float(self.args.label_smoothing_factor)
-        with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=bool(self.args.bf16)):
+        with autocast(self.args.device, bf16=bool(self.args.bf16), fp16=bool(self.args.fp16)):
             total = self.label_loss.total(model, inputs, smoothing)
             counted: Any = self.of_all_processes(items)
             return total / counted
@@ -481,6 +498,11 @@ class StepCallback(TrainerCallback):
         """The gradients are clipped, and the weights still those of the step before."""
         self._session.before_update()
 
+    def on_optimizer_step(self, *_: Any, optimizer: Any = None, **__: Any) -> None:
+        """The optimizer has stepped, or has left the step out."""
+        if optimizer is not None:
+            LossScale.count_as_step(optimizer)
+
     def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> Any:
         """The optimizer has stepped and the step is counted."""
         self._session.after_optimizer_step()
@@ -515,3 +537,4 @@ def connect(trainer: Any, session: StepListener) -> None:
     trainer.add_callback(StepCallback(session))
     trainer.session, trainer.world = session, session.ctx.world
     trainer.strategy = strategy_asked(session.ctx.stage, trainer.world)
+    trainer.loss_scale = LossScale(trainer.accelerator) if trainer.args.fp16 else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Literal, Self
+from collections.abc import Iterator
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -14,6 +15,7 @@ from recipes.stages.data_fields import DATASET, READ_METRICS, DataFields
 from recipes.stages.fields import DeviceFields
 from recipes.stages.kind import TRAIN, StageKind
 from recipes.stages.label_fields import LABEL_METRICS, LabelFields
+from recipes.stages.launch.fields import DDP, SINGLE, LaunchFields
 
 TRIES = (1, 5, 10, 100)
 """Numbers of tries whose pass@k is measured, besides the number of answers."""
@@ -47,8 +49,10 @@ PAIR_METRICS = (
 """Those of a stage that compares with a baseline."""
 
 
-class EvaluateStage(DeviceFields, DataFields, LabelFields):
+class EvaluateStage(DeviceFields, DataFields, LabelFields, LaunchFields):
     """Token-weighted loss and perplexity on held-out data, and greedy answers to a few questions."""
+
+    strategies: ClassVar[tuple[str, ...]] = (SINGLE, DDP)
 
     kind: Literal["evaluate"] = "evaluate"
     model: str = setting(
@@ -279,6 +283,14 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
                 " letters, digits and _"
             )
         return self
+
+    def launch_problems(self) -> Iterator[str]:
+        """What several processes do not evaluate."""
+        if self.launch.world_size > 1 and self.lm_eval_tasks:
+            yield (
+                f"lm_eval_tasks — lm_eval is one program, which several processes do not divide; got"
+                f" {self.launch.world_size} processes; allowed: a stage of its own in one process"
+            )
 
     @property
     def has_tests(self) -> bool:

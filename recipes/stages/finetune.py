@@ -28,10 +28,10 @@ INITIAL = ("true", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora",
 UNSLOTH_SAVES = ("embed_tokens", "lm_head")
 """Layers that Unsloth trains as a whole beside an adapter on every device."""
 NO_FLOAT16 = (
-    "bnb_4bit_compute_dtype — gradients below 6e-8 are 0 in float16, and no training scales its loss up; got float16;"
-    " allowed: auto, float32, bfloat16"
+    "bnb_4bit_compute_dtype — gradients below 6e-8 are 0 in float16 unless fp16 scales the loss, and auto follows fp16;"
+    " got float16; allowed: auto, float32, bfloat16"
 )
-"""Why no layer is computed in float16: the least number above 0 that it has is 2⁻²⁴."""
+"""Why float16 cannot be chosen for the layers alone: the least number above 0 that it has is 2⁻²⁴."""
 _INITIAL = re.compile(r"true|gaussian|orthogonal|pissa|pissa_niter_[1-9][0-9]?|olora|loftq")
 _NAME = re.compile(r"[A-Za-z0-9_.-]*")
 """The characters of a layer's name; an entry of `target_modules` with others is a regular expression."""
@@ -290,8 +290,9 @@ class BaseFields(StageFields):
         section="Precision",
         at_resume="arithmetic",
         advanced=True,
-        help="Type in which the base model's frozen weights are kept: auto is bfloat16 where products are computed in"
-        " it, else float32. Weights of 16 bits need half the memory and are computed with in bfloat16.",
+        help="Type in which the base model's frozen weights are kept: auto is the type of 16 bits in which products are"
+        " computed, else float32. Weights of 16 bits need half the memory, and are computed with in bfloat16 or, with"
+        " fp16, in float16.",
     )
 
 
@@ -318,8 +319,7 @@ class QuantizedFields(StageFields):
         section="Quantization",
         at_resume="arithmetic",
         advanced=True,
-        help="Type in which 4-bit layers compute; auto is bfloat16 with bf16, else float32. float16 is not supported:"
-        " small gradients would be 0 in it.",
+        help="Type in which 4-bit layers compute; auto is bfloat16 with bf16, float16 with fp16, else float32.",
     )
     llm_int8_skip_modules: list[str] = setting(
         default_factory=list,
@@ -420,7 +420,9 @@ class FinetuneStage(FinetuneFields, AdapterFields, BaseFields, QuantizedFields):
 
     @model_validator(mode="after")
     def _sixteen_bits_compute_in_bfloat16(self) -> FinetuneStage:
-        if self.base_dtype in {"bfloat16", "float16"} and self.bf16 is False:
+        if self.fp16 and self.base_dtype == "bfloat16":
+            raise ValueError("base_dtype — fp16 computes in float16; got bfloat16; allowed: auto, float32 or float16")
+        if self.base_dtype in {"bfloat16", "float16"} and self.bf16 is False and not self.fp16:
             raise ValueError(
                 f"base_dtype — weights of 16 bits are computed with in bfloat16; got {self.base_dtype} with bf16 ="
                 " false; allowed: auto or float32, or leave bf16 out"

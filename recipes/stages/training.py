@@ -10,7 +10,7 @@ from pydantic import model_validator
 from recipes.problems import shown
 from recipes.setting import setting
 from recipes.stages.fields import ComputeFields, ModelGuards, ModelRetry
-from recipes.stages.kind import TRAIN
+from recipes.stages.kind import TRAIN, backend_of
 from recipes.stages.launch.fields import DDP, FSDP2, SINGLE, LaunchFields
 
 QUANTIZED_OPTIMIZERS = (
@@ -183,6 +183,14 @@ class TrainingFields(ComputeFields, LaunchFields):
         help="Compute in bfloat16 under autocast. Trained weights stay float32; frozen ones are bfloat16. By default,"
         " true for a training of an existing model where the machine computes in bfloat16 natively, else false.",
     )
+    fp16: bool | None = setting(
+        None,
+        section="Precision",
+        at_resume="arithmetic",
+        help="Compute in float16 under autocast, with a scaled loss: for GPUs without bfloat16. Trained weights stay"
+        " float32; frozen ones are float16. By default, true for a training of an existing model on a GPU of compute"
+        " capability 7.0 to 7.5, else false.",
+    )
     gradient_checkpointing: bool = setting(
         False,
         section="Precision",
@@ -346,6 +354,20 @@ class TrainingFields(ComputeFields, LaunchFields):
             raise ValueError(
                 f"metric_for_best_model — an evaluation does not measure it; got {shown(self.metric_for_best_model)};"
                 f" allowed: {', '.join(self.measured)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_format_of_16_bits(self) -> TrainingFields:
+        if self.fp16 and self.bf16:
+            raise ValueError("fp16 — products have one format; got fp16 and bf16; allowed: one of them")
+        if self.fp16 and backend_of(self) != "hf":
+            raise ValueError(
+                f"fp16 — backend = {backend_of(self)} chooses its own format; got true; allowed: leave it out"
+            )
+        if self.fp16 and self.launch.strategy == FSDP2:
+            raise ValueError(
+                "fp16 — parts of weights have no common loss scale; got fsdp2; allowed: ddp, or bf16 = true"
             )
         return self
 

@@ -273,5 +273,5 @@ def test_a_problem_that_the_validator_of_one_field_finds_names_the_field_once() 
     wrong = SOUND.replace("learning_rate = 2e-4", 'learning_rate = 2e-4\nbnb_4bit_compute_dtype = "float16"')
     [problem] = problems_of(wrong, HERE)
     assert problem.key == "second-tuned.bnb_4bit_compute_dtype"
-    assert problem.message.startswith("gradients below 6e-8 are 0 in float16")
+    assert problem.message.startswith("gradients below 6e-8 are 0 in float16 unless fp16 scales the loss")
     assert (problem.got, problem.allowed) == ("float16", "auto, float32, bfloat16")

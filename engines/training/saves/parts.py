@@ -27,8 +27,8 @@ from engines.ranks.placement import is_sharded, part_of, whole
 from engines.ranks.states import random_states_file
 from engines.world import world
 
-MODEL, OPTIMIZER, SCHEDULER, RANDOM, STATE = (
-    "model", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
+MODEL, OPTIMIZER, SCHEDULER, SCALER, RANDOM, STATE = (
+    "model", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "trainer_state.json",
 )  # fmt: skip
 
 
@@ -56,6 +56,7 @@ class Parts:
         random_states: by generator, as Trainer names them.
         others: those of the other processes, by rank from 1.
         state: Trainer's own counters.
+        scaler: the state of the loss's scale in float16; None in other formats.
     """
 
     model: Mapping[str, Any]
@@ -65,6 +66,7 @@ class Parts:
     random_states: Mapping[str, Any]
     state: Any
     others: tuple[Mapping[str, Any], ...] = ()
+    scaler: Mapping[str, Any] | None = None
 
     def changing(self) -> Iterator[torch.Tensor]:
         """Every tensor that the next step may change."""
@@ -101,6 +103,7 @@ def parts_of(trainer: Trainer, others: Sequence[Mapping[str, Any]] = ()) -> Part
         random_states=random_states(trainer),
         state=copy.deepcopy(trainer.state),
         others=tuple(others),
+        scaler=None if trainer.accelerator.scaler is None else trainer.accelerator.scaler.state_dict(),
     )
 
 
@@ -140,6 +143,8 @@ def write_parts(folder: Path, model: Any, parts: Parts) -> None:
     write_model(model, folder, dict(parts.model))
     torch.save(parts.optimizer, folder / OPTIMIZER)
     torch.save(parts.scheduler, folder / SCHEDULER)
+    if parts.scaler is not None:
+        torch.save(dict(parts.scaler), folder / SCALER)
     write_states(folder, parts.random_states, parts.others, parts.state)
 
 

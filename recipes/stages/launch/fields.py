@@ -1,4 +1,4 @@
-"""The table `[stage.launch]`: over how many processes a training computes, and how they share the work."""
+"""The table `[stage.launch]`: over how many processes a stage computes, and how they share the work."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class Launch(Strict):
         at_resume="change",
         ge=1,
         le=1024,
-        help="Processes on each host, one for each GPU, that torchrun starts; a step has the rows of all of them:"
-        " per_device_train_batch_size * gradient_accumulation_steps * processes * nodes.",
+        help="Processes on each host, one for each GPU, that torchrun starts. A step of a training has the rows of all"
+        " of them: per_device_train_batch_size * gradient_accumulation_steps * processes * nodes. An evaluation divides"
+        " its rows over them.",
     )
     nodes: int = setting(
         1,
@@ -56,7 +57,7 @@ class Launch(Strict):
         "single",
         section="Launch",
         at_resume="change",
-        help="How processes share a training: with ddp each has the whole model, with fsdp2 each has a part of the"
+        help="How processes share the work: with ddp each has the whole model, with fsdp2 each has a part of the"
         " weights, gradients and optimizer state. single is one process.",
     )
 

@@ -48,3 +48,9 @@ def test_more_processes_than_gpus_are_refused_where_there_are_gpus(
     (problem,) = compute_problems(loaded)
     assert (problem.line, problem.key) == (13, "p.launch.processes")
     assert problem.message == "each process needs a GPU of its own; got 4 processes for 2"
+    path.write_text(
+        'schema = 1\nname = "x"\n[[stage]]\nname = "j"\nkind = "evaluate"\nmodel = "org/m"\ndata = "./t"\n'
+        '[stage.launch]\nprocesses = 4\nstrategy = "ddp"\n'
+    )
+    (problem,) = compute_problems(load_recipe(path))
+    assert problem.key == "j.launch.processes"

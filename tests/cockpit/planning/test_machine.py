@@ -174,7 +174,10 @@ def test_unsloth_has_no_8_bit_optimizer_where_a_described_machine_has_no_card(tm
     [
         ("12.1", (), "bfloat16, by GB10 (compute capability 12.1)"),
         ("12.1", ('tuned.base_dtype="float16"',), "capability 12.1), over a float16 base"),
-        ("7.5", (), "float32: GB10 (compute capability 7.5) does not compute in bfloat16"),
+        ("6.1", (), "float32: GB10 (compute capability 6.1) does not compute in bfloat16"),
+        ("7.5", (), "float16 with a scaled loss, by GB10 (compute capability 7.5)"),
+        ("7.5", ("tuned.fp16=false",), "float32: GB10 (compute capability 7.5) does not compute in bfloat16"),
+        ("9.0", ("tuned.fp16=true",), "float16 with a scaled loss, by fp16"),
         ("9.0", ("tuned.bf16=false",), "TF32, by bf16"),
         ("9.0", ("tuned.bf16=false", 'tuned.float32_matmul_precision="highest"'), "float32, by bf16"),
     ],

@@ -69,6 +69,7 @@ CHANGES: dict[str, Change] = {
 }
 ELSEWHERE = {
     "name": "engines/test_host.py::test_",
+    "launch": "engines/evaluate/test_processes.py::test_two_processes_measure_and_answer_as_one_does",
     "kind": "engines/evaluate/test_fields.py::test_a_field_changed_alone",
     "python": "cockpit/launching/test_interpreters.py::test_an_unusable_interpreter_is_refused",
     "threads": "engines/evaluate/test_stage_tests.py::test_",

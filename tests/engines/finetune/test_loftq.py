@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from engines.training.precision import Precision
 from recipes.stages.finetune import FinetuneStage
 from tests.engines.training import tiny
 
@@ -29,7 +30,7 @@ def test_the_first_weights_are_the_best_of_their_rank_whatever_the_scale(tmp_pat
         "rank_pattern": {"q_proj": 2},
     }
     stage = FinetuneStage.model_validate({"name": "x", "model": "m", "data": "d", **fields})
-    model, _ = load_base(folder, quantization=quantization_of(stage, bf16=False))
+    model, _ = load_base(folder, quantization=quantization_of(stage, Precision(bf16=False)))
     adapted = add_adapter(model, stage, folder)
     exact = load_file(folder / "model.safetensors")
     layers: dict[str, Any] = {
@@ -65,7 +66,7 @@ def test_a_layer_that_is_stored_transposed_loses_less_too(tmp_path: Path) -> Non
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     fields = {"init_lora_weights": "loftq", "load_in_4bit": True, "r": 4, "target_modules": ["c_attn", "c_proj"]}
     stage = FinetuneStage.model_validate({"name": "x", "model": "m", "data": "d", **fields})
-    quantization = quantization_of(stage, bf16=False)
+    quantization = quantization_of(stage, Precision(bf16=False))
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantization)
     adapted = add_adapter(model, stage, tmp_path)
     exact = load_file(tmp_path / "model.safetensors")

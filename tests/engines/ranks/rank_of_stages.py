@@ -55,11 +55,17 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _run(ctx: TriedContext) -> Any:
+    from engines.evaluate.stage import run as evaluate
     from engines.finetune.stage import run as finetune
     from engines.preference.stage import run as prefer
     from engines.pretrain.stage import run as pretrain
 
-    kinds: dict[str, Callable[[Any], Any]] = {"pretrain": pretrain, "finetune": finetune, "dpo": prefer}
+    kinds: dict[str, Callable[[Any], Any]] = {
+        "pretrain": pretrain,
+        "finetune": finetune,
+        "dpo": prefer,
+        "evaluate": evaluate,
+    }
     return kinds[ctx.stage.kind](ctx)
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from engines.ranks.agreement import Beginning, disagreement
 
-FIRST = Beginning("node-0", "20261127-1200-x", "aa", (20, "ff"))
-OTHER = replace(FIRST, host="node-1", run="20261127-1201-x")
+FIRST = Beginning("node-0", "20261127-1200-x", "aa", (20, "ff"), "/runs/a", "/runs/a/stages/b/1/checkpoints/step-20")
+OTHER = replace(FIRST, host="node-1", run="20261127-1201-x", root="/runs/b")
 
 
 def test_other_hosts_runs_are_no_difference() -> None:
@@ -23,3 +23,7 @@ def test_another_checkpoint_is_named_by_its_step() -> None:
     found = disagreement([FIRST, replace(OTHER, resume=None)])
     assert "rank 1 on node-1 (run 20261127-1201-x) begins at step 0" in found
     assert "rank 0 on node-0 (run 20261127-1200-x) from the checkpoint of step 20" in found
+    missing = "node-1 needs the folder /runs/b/stages/b/1/checkpoints/step-20, a copy of /runs/a/stages/b/1/checkpoints"
+    assert missing in found
+    other = disagreement([replace(FIRST, resume=None, place="/runs/a"), OTHER])
+    assert other.endswith("at step 0: launch both again")

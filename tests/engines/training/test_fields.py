@@ -93,6 +93,7 @@ TRAINING: dict[str, Change] = {
     "adam_epsilon": Change(1e-6),
     "max_grad_norm": Change(0.5),
     "bf16": Change(True),
+    "fp16": Change(True),
     "gradient_checkpointing": Change(True),
     "seed": Change(2),
     "dataloader_num_workers": Change(1),

@@ -30,6 +30,7 @@ def test_the_rounded_layers_are_those_that_bitsandbytes_quantizes(family: str, t
     from bitsandbytes.functional import dequantize_4bit
 
     from engines.finetune.model import quantization_of
+    from engines.training.precision import Precision
     from exporters.hf_model.tensor_files import SafetensorsFolder
     from exporters.lora.rounded_base import RoundedBase
 
@@ -38,7 +39,7 @@ def test_the_rounded_layers_are_those_that_bitsandbytes_quantizes(family: str, t
     made = getattr(transformers, name)(getattr(transformers, f"{family}Config")(**settings))
     made.save_pretrained(tmp_path)
     stage = FinetuneStage.model_validate({"name": "x", "model": "m", "data": "d", "load_in_4bit": True})
-    quantization = quantization_of(stage, bf16=False)
+    quantization = quantization_of(stage, Precision(bf16=False))
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantization)
     four: dict[str, Any] = {
         f"{layer}.weight": module for layer, module in model.named_modules() if type(module).__name__ == "Linear4bit"
