@@ -34,11 +34,12 @@ class LossScale:
         """The present scale."""
         return float(self._scaler.get_scale())
 
-    def overflowed(self, optimizer: Any) -> bool:
-        """Whether a gradient of this step, which is divided by the scale already, is not finite."""
-        inner = getattr(optimizer, "optimizer", optimizer)
+    def of_step(self, optimizer: Any) -> dict[str, Any]:
+        """`loss_scale` and `skipped` of a step, whose gradients are those of all processes and divided by the scale:
+        whether the optimizer leaves it out, because one is not finite."""
+        inner, scale = getattr(optimizer, "optimizer", optimizer), self.value
         found: Any = self._scaler._found_inf_per_device(inner)
-        return any(float(one) > 0 for one in found.values())
+        return {"loss_scale": scale, "skipped": scale > LEAST_SCALE and any(float(one) > 0 for one in found.values())}
 
     @staticmethod
     def count_as_step(optimizer: Any) -> None:

@@ -47,7 +47,7 @@ from engines.training.faults import Faults
 from engines.training.optimizers.muon import muon_of
 from engines.training.precision import autocast
 from engines.training.saves.from_shards import load_training, load_weights
-from engines.training.scaling import LEAST_SCALE, LossScale
+from engines.training.scaling import LossScale
 from engines.training.schedule import Schedule, schedule_for, schedule_of
 from engines.world import World
 from recipes.stages.training import MUON, TrainingFields
@@ -250,7 +250,7 @@ class EngineMixin:
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         norm = whole(super()._get_grad_norm(model, grad_norm=grad_norm))  # type: ignore[misc]
-        scaled = self._scaled()
+        scaled = {} if self.loss_scale is None else self.loss_scale.of_step(self.optimizer)
         if self.world.size > 1:
             self._measure_over_processes(float(norm), scaled)
             return norm
@@ -265,13 +265,6 @@ class EngineMixin:
             Measured(first, second, rate, window, dict(zip(means, rest, strict=True)), **scaled)
         )
         return norm
-
-    def _scaled(self) -> dict[str, Any]:
-        """The scale of a step in float16, and whether it is left out; gradients are those of all processes here."""
-        if self.loss_scale is None:
-            return {}
-        scale = self.loss_scale.value
-        return {"loss_scale": scale, "skipped": scale > LEAST_SCALE and self.loss_scale.overflowed(self.optimizer)}
 
     def _measure_over_processes(self, norm: float, scaled: dict[str, Any]) -> None:
         """Report the step's numbers as all processes together have them: in each the same."""
