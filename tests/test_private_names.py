@@ -35,6 +35,8 @@ NOT_OURS = {
     "_cdata": "torch storages: what two views share",
     "_metrics": "trl.DPOTrainer",
     "_prepare_inputs": "transformers.Trainer",
+    "_found_inf_per_device": "torch.amp.GradScaler",
+    "_is_overflow": "accelerate.AcceleratedOptimizer",
 }
 """Names of libraries that have no public one for the same thing."""
 

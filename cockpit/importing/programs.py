@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cockpit.importing import accelerate, arguments, axolotl, llama_factory, llama_factory_v1
+from cockpit.importing import arguments, axolotl, llama_factory, llama_factory_v1
 from cockpit.importing.config import Config
 from cockpit.importing.draft import ADAPTER, TUNED, Draft, Outcome
+from cockpit.importing.launchers import accelerate
 from cockpit.importing.llama_factory_data import PLACES
 from cockpit.importing.registry import convert_registry
 from cockpit.importing.sources import join_stages

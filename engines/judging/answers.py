@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from engines.files import open_append, open_regular
+from engines.files import fsync_file, open_append, open_regular
 from recipes.problems import OperatorError, printable
 
 FORMAT = 1
@@ -108,7 +108,7 @@ class AnswerFile:
 
     def sync(self) -> None:
         """Return when every answer is on the disk."""
-        os.fsync(self._fd)
+        fsync_file(self.path)
 
     def close(self) -> None:
         """Close the file."""

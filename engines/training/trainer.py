@@ -44,10 +44,10 @@ from engines.ranks.placement import Placement, keep_whole_states, place, require
 from engines.ranks.share import SharedBatches, SharedDataset, collate_shared
 from engines.ranks.states import load_divided, own_random_states
 from engines.training.faults import Faults
+from engines.training.optimizers.loss_scale import LossScale
 from engines.training.optimizers.muon import muon_of
 from engines.training.precision import autocast
 from engines.training.saves.from_shards import load_training, load_weights
-from engines.training.scaling import LossScale
 from engines.training.schedule import Schedule, schedule_for, schedule_of
 from engines.world import World
 from recipes.stages.training import MUON, TrainingFields

@@ -16,7 +16,8 @@ from engines.artifacts.manifest import read_manifest
 from engines.context import GuardTrippedError
 from engines.events import CheckpointCommitted, GuardTripped, Step, Warned
 from engines.pretrain.stage import run as pretrain
-from engines.training import precision, scaling
+from engines.training import precision
+from engines.training.optimizers import loss_scale
 from engines.training.precision import Precision, computes_in_float16
 from recipes.stages.finetune import FinetuneStage
 from recipes.stages.pretrain import PretrainStage
@@ -52,7 +53,7 @@ def test_losses_and_norms_are_those_of_float32_up_to_rounding(tmp_path: Path, to
         assert mine.loss == pytest.approx(other.loss, rel=1e-3)
         assert mine.loss != other.loss
         assert mine.grad_norm == pytest.approx(other.grad_norm, rel=2e-2)
-        assert (mine.metrics["loss_scale"], mine.learning_rate) == (scaling.FIRST_SCALE, other.learning_rate)
+        assert (mine.metrics["loss_scale"], mine.learning_rate) == (loss_scale.FIRST_SCALE, other.learning_rate)
         assert "loss_scale" not in other.metrics
     (first, *_) = of_kind(half, CheckpointCommitted)
     found = read_manifest(half.checkpoints / f"step-{first.step}")["precision"]
@@ -63,7 +64,7 @@ def test_losses_and_norms_are_those_of_float32_up_to_rounding(tmp_path: Path, to
 def test_a_step_that_overflows_is_left_out_and_said_and_a_resume_continues_bit_for_bit(
     tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch, optim: str
 ) -> None:
-    monkeypatch.setattr(scaling, "FIRST_SCALE", OVERFLOWS)
+    monkeypatch.setattr(loss_scale, "FIRST_SCALE", OVERFLOWS)
     stage = {**PRETRAIN, "optim": optim, "max_steps": 24, "save_steps": 2, "save_total_limit": 20}
     ctx = context(tmp_path, stage, {"data": tokens})
     run_stage(ctx)
@@ -84,7 +85,7 @@ def test_a_step_that_overflows_is_left_out_and_said_and_a_resume_continues_bit_f
     assert tiny.weights_sha256(ctx.checkpoints / "step-2") == tiny.weights_sha256(ctx.checkpoints / "step-4")
     assert tiny.weights_sha256(ctx.checkpoints / "step-4") != tiny.weights_sha256(ctx.checkpoints / "step-24")
     again = context(tmp_path, stage, {"data": tokens}, attempt=2, resume=resume_point(ctx, 4))
-    monkeypatch.setattr(scaling, "FIRST_SCALE", 2.0**3)
+    monkeypatch.setattr(loss_scale, "FIRST_SCALE", 2.0**3)
     run_stage(again)
     found = [facts(one) for one in steps(again) if one.attempt == 2]
     assert found == [facts(one) for one in all_steps[4:]]
@@ -93,7 +94,7 @@ def test_a_step_that_overflows_is_left_out_and_said_and_a_resume_continues_bit_f
 def test_a_gradient_that_is_not_finite_without_a_scale_trips_the_guard(
     tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scaling, "FIRST_SCALE", 4.0)
+    monkeypatch.setattr(loss_scale, "FIRST_SCALE", 4.0)
     unscale = torch.amp.GradScaler.unscale_
 
     def of_infinite(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> None:

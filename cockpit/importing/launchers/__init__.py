@@ -1,0 +1,1 @@
+"""Configurations that say how a training is started."""
