@@ -11,6 +11,7 @@ from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapt
 from engines.artifacts.manifest import ManifestError, manifest_sha256
 from engines.artifacts.sharded import refuse_shards
 from engines.json_text import read_object
+from exporters.lora.settings import other_features
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, printable, shown
 from recipes.stages.evaluate import EvaluateStage
@@ -105,6 +106,7 @@ SETTINGS = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_
 """Fields that decide the shapes and the scale of an adapter, as adapter_config.json names them too."""
 _WITHOUT = {"use_rslora": False, "use_dora": False, "rank_pattern": {}, "alpha_pattern": {}, "bias": "none"}
 """What an adapter has whose settings do not name the field, as those of older versions of PEFT."""
+_FIT_PLAIN = "name a plain LoRA adapter; or merge this one with PEFT, and set model to the merged folder"
 _FIT = "give the stage the values of that training, or leave start_from out"
 
 
@@ -144,6 +146,9 @@ def _of_folder(loaded: LoadedRecipe, stage: FinetuneFields, folder: Path) -> Ite
     if kind != "LORA":
         yield f"an adapter of another kind; got {shown(kind)}; allowed: LORA", "name a LoRA adapter"
         return
+    for name, value, _ in other_features(config):
+        what = f"{printable(name, 60)} is {shown(value)}"
+        yield f"the adapter is more than LoRA, and the training would not continue that: {what}", _FIT_PLAIN
     if not stage.takes_from_base:  # such an adapter is written with twice its rank, and the engine refuses the start
         yield from _differences(stage, config)
     model = loaded.graph.inputs[stage.name].get("model")

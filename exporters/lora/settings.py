@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,14 +167,20 @@ def _check_settings(folder: Path, config: dict[str, Any]) -> None:
         for name in names:
             if config.get(name) is not None and not fits(config[name]):
                 raise OperatorError(f"{folder}/{ADAPTER_CONFIG}: {name} — got {shown(config[name])}; allowed {allowed}")
+    for name, value, hint in other_features(config):
+        raise _unsupported(folder, name, value, hint)
+    initial_of(folder, config)
+
+
+def other_features(config: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """Settings that make an adapter more than LoRA, also those of newer versions of PEFT: name, value, what to do."""
     for name, value in config.items():
         if name in _UNUSED:
             harmless, hint = _UNUSED[name]
             if value not in harmless:
-                raise _unsupported(folder, name, value, hint)
+                yield name, value, hint
         elif name not in _KNOWN and value not in (None, False, [], {}):
-            raise _unsupported(folder, name, value, BY_PEFT)
-    initial_of(folder, config)
+            yield name, value, BY_PEFT
 
 
 def initial_of(folder: Path, config: dict[str, Any]) -> Initial | None:

@@ -55,12 +55,19 @@ def test_an_adapter_of_the_same_shapes_is_no_problem(fields: str, tmp_path: Path
         (FITS, {**CONFIG, "bias": "lora_only"}, 'bias is "lora_only", not "none"'),
         ("", CONFIG, "target_modules is q_proj, v_proj, not down_proj"),
         (FITS, {**CONFIG, "peft_type": "IA3"}, "an adapter of another kind"),
+        (FITS, {**CONFIG, "alora_invocation_tokens": [1, 2]}, "is more than LoRA"),
+        (FITS, {**CONFIG, "peft_version": "9.0", "a_newer_feature": {"x": 1}}, "a_newer_feature is"),
         (FITS, None, "is not an adapter, and this stage trains an adapter"),
         ('output = "model"', CONFIG, "is an adapter, and this stage trains all weights"),
     ],
 )
 def test_a_misfit_is_said_before_a_run(fields: str, config: dict[str, Any] | None, words: str, tmp_path: Path) -> None:
     assert words in problems(tmp_path, fields, config)
+
+
+def test_a_setting_of_a_newer_version_that_is_off_is_no_problem(tmp_path: Path) -> None:
+    off = {"peft_version": "9.0", "a_newer_feature": False, "another": None, "a_list": []}
+    assert problems(tmp_path, FITS, {**CONFIG, **off}) == ""
 
 
 def test_a_stage_that_starts_from_another_stage_is_compared_with_it(tmp_path: Path) -> None:
