@@ -51,6 +51,7 @@ OLD_SAMPLE_S = 30.0
 """Machine figures are old after five usual intervals, and after at least this long."""
 _RECORDED = "it recorded its end, and nothing has happened since"
 _STOPPED_AT_END = "the engine recorded its end, and its process is stopped (SIGSTOP) and does not exit"
+NAMESPACE_S = 60.0
 DISK_S = 5.0
 """Silence after which a full disk is named as its cause."""
 FULL_BYTES = 1 << 16
@@ -292,7 +293,8 @@ def silence(state: RunState, engine: WriterFacts, clock: Clock) -> float:
 def _age(state: RunState, writer: WriterFacts, m: float, clock: Clock) -> float:
     """Seconds since the monotonic time `m` of a writer's boot."""
     boot = writer.opened.boot_id if writer.opened is not None else ""
-    if boot and boot == clock.boot_id:
+    # A record of the future is one of another time namespace (time_namespaces(7)): its clock is not the reader's.
+    if boot and boot == clock.boot_id and m <= clock.monotonic_s + NAMESPACE_S:
         return max(0.0, clock.monotonic_s - m)
     same = [w.m for w in state.writers if w.opened is not None and w.opened.boot_id == boot] if boot else [writer.m]
     return max(0.0, max(same, default=m) - m) + clock.waited_s

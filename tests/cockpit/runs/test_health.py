@@ -242,6 +242,13 @@ def test_an_engine_that_has_ended_is_seen_only_where_its_supervisor_is_seen() ->
     gone.wait()
 
 
+def test_an_engine_whose_monotonic_clock_is_ahead_is_judged_by_the_newest_record_of_the_run() -> None:
+    journal = training(0.2)
+    state = fold(journal.events)
+    found = health(state, state.state, Clock("b", journal.t - T0 - 864000, 90.0), Processes())
+    assert (found.word, found.silence_s) == ("stalled", 90.0)
+
+
 def test_a_stopped_process_is_said_as_such() -> None:
     found = at(training(0.2), 7, engine="T")
     assert (found.word, found.sentence) == ("suspended", "the process is stopped (SIGSTOP); no progress for 7s")
