@@ -27,7 +27,7 @@ from tests.engines.training.attempts import context, of_kind, resume_point, run_
 pytestmark = pytest.mark.torch
 
 PRETRAIN: dict[str, Any] = {**tiny.PRETRAIN, "fp16": True, "max_steps": 8, "save_steps": 4, "save_total_limit": 9}
-OVERFLOWS = 2.0**30
+OVERFLOWS = 2.0**26
 """A first scale at which gradients of the tiny model overflow float16."""
 
 
@@ -65,12 +65,12 @@ def test_a_step_that_overflows_is_left_out_and_said_and_a_resume_continues_bit_f
     tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch, optim: str
 ) -> None:
     monkeypatch.setattr(loss_scale, "FIRST_SCALE", OVERFLOWS)
-    stage = {**PRETRAIN, "optim": optim, "max_steps": 24, "save_steps": 2, "save_total_limit": 20}
+    stage = {**PRETRAIN, "optim": optim, "max_steps": 12, "save_steps": 2, "save_total_limit": 9}
     ctx = context(tmp_path, stage, {"data": tokens})
     run_stage(ctx)
     all_steps = steps(ctx)
     skipped = [step for step in all_steps if step.grad_norm is None]
-    assert 4 < len(skipped) < 20
+    assert 4 <= len(skipped) < 12
     assert [step.step for step in skipped[:4]] == [1, 2, 3, 4]
     scale = OVERFLOWS
     for step in all_steps:
@@ -78,12 +78,12 @@ def test_a_step_that_overflows_is_left_out_and_said_and_a_resume_continues_bit_f
         scale /= 2 if step.grad_norm is None else 1
     said = [e.message for e in of_kind(ctx, Warned) if "overflowed float16" in e.message]
     assert len(said) == len(skipped)
-    assert said[0].startswith("step 1 changed no weight: a gradient overflowed float16 at loss scale 1073741824")
+    assert said[0].startswith("step 1 changed no weight: a gradient overflowed float16 at loss scale 67108864")
     assert not of_kind(ctx, GuardTripped)
     saved = {e.step: e.healthy for e in of_kind(ctx, CheckpointCommitted)}
     assert all(saved.values())
     assert tiny.weights_sha256(ctx.checkpoints / "step-2") == tiny.weights_sha256(ctx.checkpoints / "step-4")
-    assert tiny.weights_sha256(ctx.checkpoints / "step-4") != tiny.weights_sha256(ctx.checkpoints / "step-24")
+    assert tiny.weights_sha256(ctx.checkpoints / "step-4") != tiny.weights_sha256(ctx.checkpoints / "step-12")
     again = context(tmp_path, stage, {"data": tokens}, attempt=2, resume=resume_point(ctx, 4))
     monkeypatch.setattr(loss_scale, "FIRST_SCALE", 2.0**3)
     run_stage(again)
