@@ -52,7 +52,9 @@ def cause_of_ranks(
     own = {0: first, **_recorded(run, stage, attempt, (end.rank for end in ends))}
     for end in ends:
         reason, detail = own.get(end.rank, (EndReason.NOT_GIVEN, ""))
-        if not end.failed or reason is EndReason.RANK_LOST:
+        # torchrun may have taken the status of a process that has recorded why it failed.
+        by_record = end.status is None and reason not in _QUIET and not end.ended_by_us
+        if not (end.failed or by_record) or reason is EndReason.RANK_LOST:
             continue
         if reason in _QUIET:
             reason, detail = exit_reason(end.status)

@@ -94,8 +94,9 @@ def _launched(given: StageFile, launch: Launch, stage_json: Path, watched: Watch
             torchrun.run(torchrun.parse_args(arguments))
         except RendezvousConnectionError:  # another launch on this host began to listen since
             torchrun.run(torchrun.parse_args(torchrun_arguments(given, stage_json, launch)))
-    except ChildFailedError:
-        return ExitCode.FAILED, ""  # the thread has recorded which
+    except ChildFailedError as error:  # the thread has recorded which
+        watched.learn({failure.pid: failure.exitcode for failure in error.failures.values()})
+        return ExitCode.FAILED, ""
     except RendezvousError as error:
         traceback.print_exc()
         why = f"{type(error).__name__}: {error}"

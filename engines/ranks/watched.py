@@ -11,8 +11,9 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from engines.files import write_durably
@@ -90,6 +91,7 @@ class WatchedRanks:
         self._ended: list[RankEnd] = []
         self._killed: set[int] = set()
         self._reason = ""
+        self._learned: dict[int, int] = {}
         self._kill_at_s: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="ranks", daemon=True)
@@ -98,12 +100,19 @@ class WatchedRanks:
         """Begin."""
         self._thread.start()
 
+    def learn(self, statuses: Mapping[int, int]) -> None:
+        """Take the exit statuses that torchrun has found, by pid, where it was faster than this thread."""
+        self._learned = dict(statuses)
+
     def finish(self, reason: str = "") -> None:
         """Look once more and write the file; `reason` is why nothing was started, if so."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
         self._reason = reason
+        self._ended = [
+            replace(end, status=self._learned.get(end.pid)) if end.status is None else end for end in self._ended
+        ]
         self._write()
 
     def _watch(self) -> None:
