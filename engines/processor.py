@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
-_INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "bf16": "Arm BF16"}
+AVX512_BF16 = "AVX-512 BF16"
+_INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": AVX512_BF16, "bf16": "Arm BF16"}
 """Flags of the kernel's list by the instructions' names, the fastest first."""
 _SCHEDULED = 2
 """The clock of a process's CPU time in a clock's number (CPUCLOCK_SCHED, as clock_getcpuclockid(3) makes it)."""

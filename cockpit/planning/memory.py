@@ -44,6 +44,9 @@ CPU_BF16_LOGIT_BYTES = 10
 """The same, and the gradient in bfloat16 for the head."""
 PAIR_LOGIT_BYTES = 12
 """A logit of an answer as the head gives it, its log-softmax and its gradient: on a CPU, where it is computed once."""
+ATTENTION_BLOCK, MOST_KEPT_TOKENS = 192, 1024
+"""Queries of a block of attention, and the longest row whose probabilities are kept: a CPU without AMX computes it so
+in bfloat16 (`engines.forward.block_attention`). For other processors the estimate has too much."""
 ACCURACY = 0.35
 """Bound of the deviations from all measured peaks in `bench/training_memory.py`, on a CPU: 25% for those to which the
 constants were fitted, and more for those that were held out, and for the growth over many steps."""
@@ -148,6 +151,8 @@ def memory_need(
     rows = stage.per_device_train_batch_size * (2 if isinstance(stage, PreferenceFields) else 1)
     tokens = rows * (stage.max_length if longest is None or fills_sequences(stage) else min(longest, stage.max_length))
     kept = tokens * _kept_per_token(stage, shape, bf16=bf16)
+    if bf16 and not on_gpu and not isinstance(stage, PretrainStage):
+        kept += rows * _probabilities(tokens // rows, shape) * _layers_at_once(stage, shape)
     if bf16 and not isinstance(stage, FinetuneStage):
         kept += BFLOAT16 * shape.linear_parameters  # autocast keeps the weights that it has rounded
     if isinstance(stage, PreferenceFields):
@@ -212,6 +217,19 @@ def _kept_per_token(stage: TrainingFields, shape: Sizes, *, bf16: bool) -> float
     width = BFLOAT16 if bf16 and isinstance(stage, FinetuneStage) else FLOAT32
     # The layer that is computed again, and what its backward pass needs at the same time; measured.
     return shape.num_hidden_layers * width * shape.hidden_size + RECOMPUTED_LAYERS * layer
+
+
+def _layers_at_once(stage: TrainingFields, shape: Sizes) -> int:
+    return RECOMPUTED_LAYERS if stage.gradient_checkpointing else shape.num_hidden_layers
+
+
+def _probabilities(length: int, shape: Sizes) -> int:
+    """Bytes of one row in one layer that attention in blocks keeps."""
+    if length > MOST_KEPT_TOKENS:
+        return 0
+    blocks = range(0, length, ATTENTION_BLOCK)
+    pairs = sum(min(ATTENTION_BLOCK, length - first) * min(length, first + ATTENTION_BLOCK) for first in blocks)
+    return BFLOAT16 * shape.num_attention_heads * pairs
 
 
 def _layer_bytes(stage: TrainingFields, shape: Sizes, *, bf16: bool) -> float:

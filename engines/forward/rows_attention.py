@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from engines.forward import flash_rows
+from engines.forward import block_attention, flash_rows
 
 NAME = "cockpit_rows"
 """The implementation's name in a model's configuration."""
@@ -104,7 +104,10 @@ def _within_rows(
         raise ValueError(f"a sequence of {query.shape[2]} tokens where the rows have {tokens}")
     is_causal = kwargs.get("is_causal")
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    if flash_rows.takes(query, key, dropout=float(kwargs.get("dropout") or 0.0), is_causal=causal):
+    dropout = float(kwargs.get("dropout") or 0.0)
+    if block_attention.takes(query, key, dropout=dropout, is_causal=causal):
+        return block_attention.attention_within_rows(query, key, value, _Present.bounds, kwargs.get("scaling"))
+    if flash_rows.takes(query, key, dropout=dropout, is_causal=causal):
         longest = max(end - start for start, end in _Present.bounds)
         return flash_rows.attention_within_rows(query, key, value, _ends(query.device), longest, kwargs.get("scaling"))
     return _each_row(module, query, key, value, **kwargs)

@@ -9,6 +9,8 @@ import torch
 
 from engines.artifacts.manifest import read_manifest
 from engines.context import StageContext
+from engines.forward.block_attention import is_faster
+from engines.forward.rows_attention import OWN
 from engines.processor import native_bfloat16
 from engines.training.beginning import continued_checkpoint
 from recipes.problems import OperatorError
@@ -27,6 +29,9 @@ RECORD = "precision"
 
 KERNELS = "kernels"
 """The key of a checkpoint's manifest with what `kernels` returns."""
+ATTENTION = "attention of rows in one sequence"
+"""The key of `kernels` for what computes it: torch's `sdpa`, which it was before checkpoints recorded it, or blocks."""
+IN_BLOCKS = "blocks"
 
 
 @dataclass(frozen=True)
@@ -147,9 +152,16 @@ def as_record(model: torch.nn.Module, *, bf16: bool, fp16: bool) -> dict[str, st
     }
 
 
-def kernels(stage: TrainingFields) -> dict[str, Any]:
-    """What a checkpoint records of the kernels of its training: they decide how sums are rounded."""
+def kernels(stage: TrainingFields, *, bf16: bool) -> dict[str, Any]:
+    """What a checkpoint records of the kernels of its training: they decide how sums are rounded.
+
+    Args:
+        stage: its fields.
+        bf16: it computes in bfloat16.
+    """
+    in_blocks = bf16 and not torch.cuda.is_available() and is_faster()
     return {
+        ATTENTION: IN_BLOCKS if in_blocks else OWN,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "torch_compile": stage.torch_compile,

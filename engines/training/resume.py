@@ -6,9 +6,10 @@ import torch
 
 from engines.artifacts.manifest import ManifestError, manifest_sha256, read_manifest, verify_manifest
 from engines.context import ResumePoint, StageContext
+from engines.forward.rows_attention import OWN
 from engines.ranks.placement import strategy_asked
 from engines.training.devices import place
-from engines.training.precision import KERNELS, kernels
+from engines.training.precision import ATTENTION, BFLOAT16, KERNELS, RECORD, kernels
 from engines.training.saving import STRATEGY, versions
 from engines.world import World
 from recipes.problems import OperatorError
@@ -86,9 +87,12 @@ def _differences(manifest: dict[str, object], stage: TrainingFields, world: Worl
         found.append(f"the kind of GPU was {before[0]}, now {after[0]}")
     used = manifest.get(KERNELS)
     if isinstance(used, dict):
+        used = {ATTENTION: OWN, **used}
+        recorded = manifest.get(RECORD)
+        bf16 = isinstance(recorded, dict) and recorded.get("compute") == BFLOAT16
         found += [
             f"{name} was {used[name]}, now {value}"
-            for name, value in kernels(stage).items()
+            for name, value in kernels(stage, bf16=bf16).items()
             if name in used and used[name] != value
         ]
     then = manifest.get("versions")

@@ -260,7 +260,7 @@ class CheckpointWriter:
                 "device": trainer.args.device.type,
                 **place(),
                 RECORD: as_record(trainer.model, bf16=bool(trainer.args.bf16), fp16=bool(trainer.args.fp16)),
-                KERNELS: kernels(ctx.stage),
+                KERNELS: kernels(ctx.stage, bf16=bool(trainer.args.bf16)),
             },
             evaluation_follows=evaluation_follows,
             rng_sha256=random_states_sha256(),

@@ -95,6 +95,7 @@ def test_a_resume_with_other_kernels_says_which(tmp_path: Path, tokens: Path) ->
     file = ctx.checkpoints / "step-3" / "manifest.json"
     manifest = json.loads(file.read_text())
     assert manifest["kernels"] == {
+        "attention of rows in one sequence": "sdpa",
         "float32_matmul_precision": "highest",
         "deterministic": False,
         "torch_compile": False,
@@ -107,6 +108,26 @@ def test_a_resume_with_other_kernels_says_which(tmp_path: Path, tokens: Path) ->
     [warning] = [w.message for w in of_kind(again, Warned, 2)]
     assert "float32_matmul_precision was high, now highest" in warning
     assert "deterministic was False, now True" in warning
+
+
+def test_a_resume_in_bfloat16_of_a_checkpoint_from_before_blocks_says_so(
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = {**PRETRAIN, "max_steps": 1, "bf16": True}
+    ctx = context(tmp_path, stage, {"data": tokens})
+    run_stage(ctx)
+    file = ctx.checkpoints / "step-1" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["kernels"]["attention of rows in one sequence"]
+    file.write_text(json.dumps(manifest))
+    point = ResumePoint(1, 1, file.parent, manifest_sha256(file.parent))
+    monkeypatch.setattr(precision, "is_faster", lambda: True)
+    again = context(tmp_path, {**stage, "max_steps": 2}, {"data": tokens}, attempt=2, resume=point)
+    run_stage(again)
+    [warning] = [w.message for w in of_kind(again, Warned, 2)]
+    assert "attention of rows in one sequence was sdpa, now blocks" in warning
+    record = read_manifest(again.checkpoints / "step-2")["kernels"]
+    assert record["attention of rows in one sequence"] == "blocks"
 
 
 def test_a_kernel_that_is_not_deterministic_is_named_with_the_field(
