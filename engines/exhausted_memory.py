@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import errno
 import re
+import resource
+
+from recipes import quantities
 
 _NAMES = frozenset({"OutOfMemoryError"})
 _WORDS = (
@@ -22,6 +25,8 @@ _WORDS = (
     ("std::bad_alloc", "the host's memory (std::bad_alloc)"),
     ("Cannot allocate memory", "the host's memory"),
 )
+_OF_A_LIMIT = ("could not create a primitive", "could not create a memory object")
+"""oneDNN's words for memory that ran out, and also for a product that it cannot compute."""
 _TRIED = re.compile(r"[Tt]ried to allocate (\d+(?:\.\d+)? ?[A-Za-z]+)")
 _MAX_LINKS = 8
 _MAX_CHARACTERS = 100_000
@@ -52,6 +57,8 @@ def _of(error: BaseException) -> str:
         for words, which in _WORDS:
             if words in text:
                 return which + _requested(text)
+        if any(words in text for words in _OF_A_LIMIT):
+            return _limited()
     if isinstance(error, MemoryError):
         return "the host's memory" + _requested(text)
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -62,3 +69,10 @@ def _of(error: BaseException) -> str:
 def _requested(text: str) -> str:
     found = _TRIED.search(text)
     return f", {found[1]} were requested" if found else ""
+
+
+def _limited() -> str:
+    """The limit on this process's memory, if there is one: only then do a library's ambiguous words mean it."""
+    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    finite = [limit for limit in limits if limit != resource.RLIM_INFINITY]
+    return f"this process's memory, limited to {quantities.size(min(finite))}" if finite else ""

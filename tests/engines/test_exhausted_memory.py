@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -79,3 +81,16 @@ def test_the_words_of_torch_itself_under_a_limit_are_recognised() -> None:
 def test_an_abort_of_the_c_library_is_recognised_by_its_last_words() -> None:
     assert in_output("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n")
     assert not in_output("Fatal Python error: Aborted")
+
+
+def test_ambiguous_words_mean_memory_only_in_a_process_with_a_limit() -> None:
+    assert not exhausted_memory(RuntimeError("could not create a primitive"))
+    script = (
+        "import resource\n"
+        "from engines.exhausted_memory import exhausted_memory\n"
+        "hard = resource.getrlimit(resource.RLIMIT_AS)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, hard))\n"
+        "print(exhausted_memory(RuntimeError('could not create a primitive')))\n"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "this process's memory, limited to 8 GiB"
