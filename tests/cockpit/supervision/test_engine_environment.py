@@ -1,4 +1,5 @@
-"""Which GPUs an engine may see. No test here runs on CUDA: what CUDA does with the variables is CUDA's."""
+"""Which GPUs and how many threads an engine may use. No test here runs on CUDA: what CUDA does with the variables is
+CUDA's."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import pytest
 
 from cockpit.supervision.engine_process import engine_environment
 from engines.run_dir import RunDir
+from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.finetune import FinetuneStage
 from tests.recipes.recipe_texts import found as problems_in
 
@@ -34,6 +36,16 @@ def test_without_devices_the_shell_s_choice_stands(tmp_path: Path, monkeypatch: 
     found = environment(tmp_path)
     assert found["CUDA_VISIBLE_DEVICES"] == "7"
     assert "CUDA_DEVICE_ORDER" not in found
+
+
+def test_a_stages_threads_have_priority_over_the_shells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In stages of all kinds: torch takes its number of threads from this variable."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    judge = {"name": "judge", "kind": "evaluate", "model": "m", "data": "d"}
+    for given, found in (({}, "5"), ({"threads": 3}, "3")):
+        assert environment(tmp_path, **given)["OMP_NUM_THREADS"] == found
+        of_judge = EvaluateStage.model_validate({**judge, **given})
+        assert engine_environment(RunDir(tmp_path / "run"), of_judge)["OMP_NUM_THREADS"] == found
 
 
 @pytest.mark.parametrize("device", ["0,1", "-1", "gpu0", "", "NoDevFiles"])

@@ -68,17 +68,17 @@ CHANGES: dict[str, Change] = {
     "answer_batch_size": Change(2, TESTS),
 }
 ELSEWHERE = {
-    "name": "engines/test_host.py::test_",
+    "name": "engines/test_host.py::test_a_warning_names_its_stage_and_attempt",
     "launch": "engines/evaluate/test_processes.py::test_two_processes_measure_and_answer_as_one_does",
     "kind": "engines/evaluate/test_fields.py::test_a_field_changed_alone",
     "python": "cockpit/launching/test_interpreters.py::test_an_unusable_interpreter_is_refused",
-    "threads": "engines/evaluate/test_stage_tests.py::test_",
+    "threads": "cockpit/supervision/test_engine_environment.py::test_a_stages_threads_have_priority_over_the_shells",
     "devices": "cockpit/supervision/test_engine_environment.py::test_the_engine_sees_the_stage_s_devices",
     "gate": "engines/evaluate/test_stage_tests.py::test_gates_judge_the_lower_end",
     "retry": "cockpit/schedule/test_scheduling.py::test_a_failed_attempt_is_retried_from_its_checkpoint",
     "train_on_template": "engines/labels/test_stage_rows.py::test_each_field_reaches_the_rules",
     "baseline": "engines/evaluate/test_stage_tests.py::test_the_test_rows_of_a_prepared_split",
-    "files": "engines/evaluate/test_stage_tests.py::test_a_gate_on_a_files_metric",
+    "files": "engines/evaluate/test_gguf_models.py::test_each_adapter_of_an_export_answers_over_each_file",
     "max_tokens_from": "engines/evaluate/test_stage.py::test_tokens_are_taken_from_the_start_or_from_the_whole_split",
 }
 """Fields whose effect is elsewhere, and the begin of the name of the test that has it."""
@@ -225,4 +225,5 @@ def test_every_field_has_its_proof() -> None:
     assert set(CHANGES) | set(ELSEWHERE) <= names
     for name, where in ELSEWHERE.items():
         file, _, test = where.partition("::")
+        assert test.removeprefix("test_"), f"{name}: any test would do"
         assert f"def {test}" in (Path(__file__).resolve().parents[2] / file).read_text(encoding="utf-8"), name

@@ -208,10 +208,10 @@ WHOLE: dict[str, Change] = {
 ELSEWHERE = {
     "async_save": "engines/training/test_async_saves.py::test_files_and_steps_are_those_of_saves",
     "backend": "engines/training/test_unsloth.py::test_what_a_stage_says_reaches_unsloth",
-    "name": "engines/test_host.py::test_",
+    "name": "engines/test_host.py::test_a_warning_names_its_stage_and_attempt",
     "peak_tflops": "engines/training/test_documents_apart.py::test_the_utilization_of_the_device_is_counted",
     "kind": "engines/training/test_fields.py::test_a_field_changed_alone",
-    "output": "engines/training/test_methods.py::test_",
+    "output": "engines/training/test_methods.py::test_all_weights_are_in_the_model_that_a_full_fine_tuning_leaves",
     "python": "cockpit/launching/test_interpreters.py::test_an_unusable_interpreter_is_refused",
     "devices": "cockpit/supervision/test_engine_environment.py::test_the_engine_sees_the_stage_s_devices",
     "use_liger_kernel": "engines/training/test_kernels.py::test_liger_needs_a_gpu",
@@ -441,4 +441,5 @@ def test_every_key_of_guards_and_retries_has_a_test_in_which_it_takes_effect() -
     assert NESTED.keys() == keys | {f"rope_parameters.{name}" for name in RopeParameters.model_fields}
     for key, where in {**NESTED, **ELSEWHERE}.items():
         file, _, test = where.partition("::")
+        assert test.removeprefix("test_"), f"{key}: any test would do"
         assert f"def {test}" in (Path(__file__).resolve().parents[2] / file).read_text(encoding="utf-8"), key
