@@ -68,7 +68,7 @@ def test_a_gpu_that_emulates_bfloat16_is_refused_with_its_capability(monkeypatch
     card(monkeypatch, (7, 5), bf16=False)
     with pytest.raises(OperatorError, match=r"bf16 — Tesla T4 \(compute capability 7\.5\)") as refused:
         require_bf16(True)
-    assert refused.value.hint == "set bf16 = false"
+    assert refused.value.hint == "set fp16 = true, or bf16 = false"
     require_bf16(None)
     card(monkeypatch, (8, 0), bf16=True)
     require_bf16(True)
