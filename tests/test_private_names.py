@@ -30,6 +30,8 @@ NOT_OURS = {
     "_flash_attention_forward": "torch.ops.aten",
     "_flash_attention_backward": "torch.ops.aten",
     "_log_softmax": "torch.ops.aten",
+    "_softmax": "torch.ops.aten",
+    "_softmax_backward_data": "torch.ops.aten",
     "_log_softmax_backward_data": "torch.ops.aten",
     "_last_lr": "torch schedulers",
     "_cdata": "torch storages: what two views share",

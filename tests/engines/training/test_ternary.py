@@ -134,6 +134,7 @@ name = "small"
 name = "base"
 kind = "pretrain"
 data = "%s"
+max_length = 64
 hidden_size = 256
 intermediate_size = 256
 num_hidden_layers = 1
