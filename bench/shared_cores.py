@@ -16,13 +16,15 @@ import time
 import psutil
 
 from bench.rows import Row
+from cockpit.supervision.shared_cores import BRIEF_SPINS
 
 SECONDS = 5.0
 TRAININGS = 5
 ROUNDS = 3
 POLICIES: dict[str, dict[str, str | None]] = {
     "libgomp's default": {"OMP_WAIT_POLICY": None},
-    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "passive": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": None},
+    "passive after brief spins": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": BRIEF_SPINS},
     "one thread": {"OMP_WAIT_POLICY": None, "OMP_NUM_THREADS": "1"},
 }
 

@@ -21,7 +21,7 @@ from cockpit.supervision.freed_memory import keep_few_kernels, keep_freed_memory
 from cockpit.supervision.launcher import interpreter_of, launched
 from cockpit.supervision.memory_kills import MemoryKills
 from cockpit.supervision.shared_cards import CARD_ENV, DRIVER, card_words, engines_on_card, first_card
-from cockpit.supervision.shared_cores import other_engines, sharing_words
+from cockpit.supervision.shared_cores import other_engines, sharing_words, thread_waits
 from cockpit.supervision.stop_ladder import Rung
 from engines.files import open_append, write_durably
 from engines.identity import Identity, boot_id
@@ -121,8 +121,7 @@ def engine_environment(run: RunDir, stage: StageFields) -> dict[str, str]:
     environment.setdefault("HF_HUB_OFFLINE", "1")
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     environment["PYTHONUNBUFFERED"] = "1"
-    # A thread that waits for the others must not spin: beside another engine, that costs most of both engines' time.
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environment |= thread_waits(environment, other_engines(run))
     if not any(name in environment for name in _ALLOCATOR):
         # Sequences of many lengths otherwise leave twice the memory that a training needs in pieces of the wrong sizes.
         environment[_ALLOCATOR[0]] = "expandable_segments:True"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from cockpit.provenance.mark import RUN_ENV
 from engines.run_dir import RunDir
 
+WAITS, SPINS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
+"""What a thread does that waits for the others: the policy, and how often libgomp's loop looks before it sleeps."""
+BRIEF_SPINS = "1000"
+"""About ten microseconds: what most waits within a step take, and less than waking a thread."""
 PROGRAMS = (b"engines.run", b"exporters.run")
 
 
@@ -33,6 +37,21 @@ def environments_of_others(run: RunDir) -> Iterator[dict[bytes, bytes]]:
             found = {key: value for key, _, value in pairs}
             if found.get(name, mine) != mine:
                 yield found
+
+
+def thread_waits(environment: Mapping[str, str], others: int) -> dict[str, str]:
+    """The variables for how an engine's threads wait for each other; an operator's value of either has priority.
+
+    A thread that spins takes a core from another engine, and one that sleeps is late for the next product. So threads
+    sleep at once beside other engines, and spin briefly where there are none.
+
+    Args:
+        environment: of the engine so far.
+        others: engines of other runs on this machine at its start.
+    """
+    if WAITS in environment or SPINS in environment:
+        return {}
+    return {WAITS: "PASSIVE"} if others else {WAITS: "PASSIVE", SPINS: BRIEF_SPINS}
 
 
 def sharing_words(others: int, cores: int, threads: int) -> str:

@@ -69,6 +69,14 @@ def test_threads_that_wait_do_not_spin_and_the_operator_s_setting_has_priority(
     assert engine_environment(run, second)["OMP_NUM_THREADS"] == "3"
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert engine_environment(run, first)["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert "GOMP_SPINCOUNT" not in engine_environment(run, first)
+
+
+def test_threads_spin_briefly_where_no_other_engine_runs_and_sleep_at_once_beside_one() -> None:
+    assert thread_waits({}, 0) == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+    assert thread_waits({}, 1) == {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert thread_waits({"GOMP_SPINCOUNT": "5"}, 0) == {}
+    assert thread_waits({"OMP_WAIT_POLICY": "ACTIVE"}, 0) == {}
 
 
 def test_torch_s_allocator_joins_its_pieces_unless_the_operator_has_set_it(
