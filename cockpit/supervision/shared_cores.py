@@ -43,7 +43,7 @@ def thread_waits(environment: Mapping[str, str], others: int) -> dict[str, str]:
     """The variables for how an engine's threads wait for each other; an operator's value of either has priority.
 
     A thread that spins takes a core from another engine, and one that sleeps is late for the next product. So threads
-    sleep at once beside other engines, and spin briefly where there are none.
+    sleep at once beside other engines, and an engine that is alone spins briefly.
 
     Args:
         environment: of the engine so far.
