@@ -183,10 +183,10 @@ def prepare(at: str, step: int, count: int) -> None:
             before(CheckpointWriter, "commit", lambda _, args: saved.append(int(args[0].state.global_step)))
             on_record(lambda e: isinstance(e, CheckpointRemoved) and saved[-1] == step, die)
         case "output":
-            watch_files(finetune, "save_model", "out.tmp", lambda _: True)
+            watch_files(finetune, "save_model", "out.tmp", lambda *_: True)
             preference = sys.modules.get("engines.preference.stage")
             if preference is not None:
-                countdown.during(preference, "save_model", lambda _: True)
+                countdown.during(preference, "save_model", lambda *_: True)
         case _:
             raise ValueError(at)
 
