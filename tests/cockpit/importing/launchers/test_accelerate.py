@@ -133,3 +133,70 @@ def test_a_file_in_the_wrong_place_is_named(tmp_path: Path) -> None:
     assert "--accelerate" in error.value.hint
     with pytest.raises(OperatorError, match=r"t\.yaml is not a configuration of accelerate launch"):
         import_config(read_config(tmp_path / "t.yaml"), None, (), read_config(tmp_path / "t.yaml"))
+
+
+def test_inner_keys_that_are_not_known_are_named_and_those_of_another_kind_count_for_nothing(tmp_path: Path) -> None:
+    launch = (
+        "distributed_type: FSDP\nnum_processes: 2\nfsdp_config:\n  activation_checkpointing: true\n  fsdp_banana: 1\n"
+        "deepspeed_config:\n  zero_stage: 1\n"
+    )
+    found = imported(tmp_path, FULL, launch)
+    assert outcome(found, "fsdp_config.fsdp_banana").status == "unknown"
+    assert outcome(found, "fsdp_config.activation_checkpointing").fields == ("tuned.gradient_checkpointing",)
+    assert "DEEPSPEED only" in outcome(found, "deepspeed_config.zero_stage").says
+    other = imported(tmp_path, FULL, launch.replace("FSDP", "MULTI_GPU"))
+    assert outcome(other, "fsdp_config.activation_checkpointing").status == "unneeded"
+    odd = imported(tmp_path, FULL, "distributed_type: FSDP\nnum_processes: 2\nfsdp_config: [1]\n")
+    assert outcome(odd, "fsdp_config").status == "unknown"
+
+
+@pytest.mark.parametrize("word", ["'NO'", "NO"])
+def test_without_a_distributed_type_accelerate_starts_one_process(tmp_path: Path, word: str) -> None:
+    found = imported(tmp_path, FULL, f"distributed_type: {word}\nnum_processes: 8\nmixed_precision: bf16\n")
+    assert launch_of(found, tmp_path) == {}
+    assert outcome(found, "num_processes").status == "unneeded"
+
+
+def test_what_shares_rows_between_processes_trains_differently(tmp_path: Path) -> None:
+    megatron = imported(
+        tmp_path,
+        FULL,
+        "distributed_type: MEGATRON_LM\nnum_processes: 8\nmegatron_lm_config:\n  megatron_lm_tp_degree: 4\n",
+    )
+    assert outcome(megatron, "distributed_type").status == "different"
+    assert outcome(megatron, "megatron_lm_config.megatron_lm_tp_degree").status == "different"
+    tensor = imported(
+        tmp_path,
+        FULL,
+        "distributed_type: FSDP\nnum_processes: 8\nparallelism_config:\n  parallelism_config_tp_size: 4\n"
+        "  parallelism_config_cp_size: 1\n",
+    )
+    assert "4 times as many rows" in outcome(tensor, "parallelism_config.parallelism_config_tp_size").says
+    assert outcome(tensor, "parallelism_config.parallelism_config_cp_size").status == "unneeded"
+
+
+@pytest.mark.parametrize(
+    ("inner", "strategy", "status"),
+    [
+        ("fsdp_reshard_after_forward: NO_SHARD", "ddp", "unneeded"),
+        ("fsdp_reshard_after_forward: false", "fsdp2", "different"),
+        ("fsdp_reshard_after_forward: true", "fsdp2", "unneeded"),
+    ],
+)
+def test_either_version_of_fsdp_says_how_much_is_divided(
+    tmp_path: Path, inner: str, strategy: str, status: str
+) -> None:
+    found = imported(tmp_path, FULL, f"distributed_type: FSDP\nnum_processes: 2\nfsdp_config:\n  {inner}\n")
+    assert launch_of(found, tmp_path)["strategy"] == strategy
+    assert outcome(found, "fsdp_config.fsdp_reshard_after_forward").status == status
+
+
+def test_a_cpu_and_another_computer_are_differences_and_a_false_format_names_none(tmp_path: Path) -> None:
+    found = imported(
+        tmp_path,
+        FULL + "bf16: false\n",
+        "compute_environment: AMAZON_SAGEMAKER\ndistributed_type: MULTI_GPU\nuse_cpu: true\nmixed_precision: bf16\n",
+    )
+    assert {outcome(found, key).status for key in ("compute_environment", "use_cpu")} == {"different"}
+    assert "no num_processes" in outcome(found, "distributed_type").says
+    assert found.stages["tuned"]["bf16"] is True
