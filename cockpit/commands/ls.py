@@ -56,18 +56,26 @@ def run(args: argparse.Namespace) -> ExitCode:
 def _row(summary: RunSummary) -> list[str]:
     now = wall_clock_s()
     time_s = summary.took_s(now)
-    total = f"/{summary.total_steps}" if summary.total_steps else ""
     return [
         safe_text(summary.id, 60),
         summary.state,
         safe_text(summary.stage or "", 40),
         "" if summary.progress is None else fmt.percent(summary.progress),
-        "" if summary.step is None else f"{summary.step}{total}",
+        _count(summary),
         "" if summary.loss is None else fmt.loss(summary.loss),
         "" if time_s is None else fmt.duration(time_s),
         _last_progress(summary, now),
         safe_text(summary.health_line, 200) if summary.state.is_live else _trouble(summary),
     ]
+
+
+def _count(summary: RunSummary) -> str:
+    """Steps of a training, or what another stage has done so far: answers, rows, tensors."""
+    if summary.step is not None:
+        return f"{summary.step}/{summary.total_steps}" if summary.total_steps else str(summary.step)
+    if summary.done is None:
+        return ""
+    return fmt.of_unit(summary.done, summary.total, safe_text(summary.unit, 20))
 
 
 def _trouble(summary: RunSummary) -> str:

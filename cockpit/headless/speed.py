@@ -28,8 +28,8 @@ BUSY_CORES = 0.9
 class Speed:
     """A training's pace over the steps that its output is of; None for what was not measured.
 
-    `waits` is the share of the steps' time that waited for data, `cores` those that the engine used in the mean of the
-    readings of the machine (a training shorter than their interval has none: its CPU time is mostly that of importing),
+    `waits` is the share of the steps' time that waited for data, `cores` those that the engine used in the mean of
+    the readings of the machine from the first step to the last (steps shorter than their interval may have none),
     `others` those that other processes used meanwhile, `gpu_percent` the mean load of its GPUs.
     """
 
@@ -124,8 +124,16 @@ def _row(stage: StageView, speed: Speed) -> list[str]:
 
 
 def _mean_in(state: RunState, stage: StageView, name: str) -> float | None:
-    """The mean of a reading of the machine while engines of the stage worked; None without one."""
-    spans = [(attempt.started_t, attempt.ended_t or math.inf) for attempt in stage.attempts if attempt.started_t]
+    """The mean of a reading of the machine while engines of the stage made steps; None without one.
+
+    Importing and loading are not counted: on a busy machine they take longer than a short training.
+    """
+    spans = [
+        (track.columns["t"][0] - track.columns["step_s"][0], track.columns["t"][-1])
+        for attempt in stage.attempts
+        for track in attempt.tracks
+        if len(track.steps)
+    ]
     series = state.machine_series(name)
     values = [
         value

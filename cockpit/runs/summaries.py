@@ -25,7 +25,8 @@ class RunSummary:
 
     `health` and `health_sentence` say how the run is doing, `concerns` what else is wrong; `silence_s` is the time
     since the engine's newest progress, `busy_s` the time in which processes of the run worked. `last_event_t` is the
-    newest record of any process. `note` is the operator's.
+    newest record of any process. `note` is the operator's. `done`, `total` and `unit` are the newest progress of a
+    stage that makes no steps: answers of an evaluation, tensors of an export; an empty unit: it reported none.
     """
 
     id: str
@@ -51,6 +52,9 @@ class RunSummary:
     reading: float | None = None
     """the share of the journal that was read, 0 to 1, while nothing is known of the run's state; None: all of it"""
     note: str = ""
+    done: float | None = None
+    total: float | None = None
+    unit: str = ""
 
     @property
     def health_line(self) -> str:
@@ -111,6 +115,7 @@ def summary_of(reader: RunReader) -> RunSummary:
 def _summary(run: RunDir, facts: Mapping[str, Any], state: RunState, real: RunStatus, found: Health) -> RunSummary:
     stage = state.current_stage
     step = stage.last_step if stage else None
+    work = stage.progress if stage and stage.at_step is None else None
     return RunSummary(
         id=run.id,
         path=str(run.root),
@@ -133,6 +138,9 @@ def _summary(run: RunDir, facts: Mapping[str, Any], state: RunState, real: RunSt
         concerns=found.concerns,
         silence_s=found.silence_s,
         note=run.read_note(),
+        done=work.done if work else None,
+        total=work.total if work else None,
+        unit=work.unit if work else "",
     )
 
 

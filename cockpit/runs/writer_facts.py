@@ -302,13 +302,16 @@ class WriterFacts:
         """Start a phase; the progress rate of the previous phase does not apply to it.
 
         The log leaves out phases between two steps: the checkpoint, the evaluation and the sample have their own lines.
+        It leaves out repetitions too: a paused engine says every few seconds that it lives, and a night of that would
+        push every other line out.
         """
         self.worked = event
         track = self.track(event.stage, event.attempt)
+        again = track.phase is not None and track.phase.name == event.name
         track.phase = event
         track.rate.clear()
         track.progress = None
-        if not (len(track.steps) and event.name in PASSING_PHASES):
+        if not again and not (len(track.steps) and event.name in PASSING_PHASES):
             self.log.append(event)
 
     def on_rank(self, event: RankReport) -> None:

@@ -81,6 +81,11 @@ def controllable_kinds(*, sampling: bool) -> frozenset[str]:
     return frozenset(kind for kind, row in STAGE_KINDS.items() if row.trains and (row.samples or not sampling))
 
 
+def carries_out(kind: str, *, sampling: bool) -> bool:
+    """Whether engines of this kind take such requests; True for a kind that this version does not know."""
+    return kind not in STAGE_KINDS or kind in controllable_kinds(sampling=sampling)
+
+
 def output_word(tag: str) -> str:
     """The output of a stage type (a key of `STAGE_TYPES`), as a word of the `accepts` lists."""
     return _OUTPUTS[STAGE_TYPES[tag]]

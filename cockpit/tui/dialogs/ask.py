@@ -45,15 +45,15 @@ class AskScreen(ModalScreen["str | None"]):
     ) -> None:
         super().__init__()
         self._title = title
-        self._body = body
-        self._check = check
+        self.body = body
+        self.check = check
         self._value = value
         self._keys = keys
 
     def compose(self) -> ComposeResult:
         with Vertical():
             yield Static(Text(safe_text(self._title)), classes="title")
-            yield Static(plain_lines(self._body), classes="body")
+            yield Static(plain_lines(self.body), classes="body")
             yield Input(self._value, max_length=2000, compact=True)
             yield Static(id="wrong")
             yield Static(Text(self._keys, style="dim"))
@@ -64,7 +64,7 @@ class AskScreen(ModalScreen["str | None"]):
     @on(Input.Submitted)
     def _answer(self, event: Input.Submitted) -> None:
         try:
-            self._check(event.value)
+            self.check(event.value)
         except OperatorError as error:
             self.query_one("#wrong", Static).update(plain_lines(error.message))
         else:

@@ -10,12 +10,19 @@ from cockpit.text import formatting as fmt
 from cockpit.tui.dialogs.ask import AskScreen
 from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
 from engines.words import Verb
+from recipes.problems import OperatorError
 
 SEND = "send"
 
 
-def value_question(verb: Verb, stage: StageView | None) -> AskScreen:
-    """Ask for the value of a request that takes one. Returns the text, or None."""
+def value_question(verb: Verb, stage: StageView | None, *, prompts: int = 0) -> AskScreen:
+    """Ask for the value of a request that takes one. Returns the text, or None.
+
+    Args:
+        verb: the request.
+        stage: the running stage.
+        prompts: how many prompts the recipe has for samples; without one, the operator gives it.
+    """
     step = stage.last_step if stage is not None else None
     at = f"It was at step {step.step} just now. " if step is not None else ""
     match verb:
@@ -30,7 +37,8 @@ def value_question(verb: Verb, stage: StageView | None) -> AskScreen:
             return AskScreen("Last step of the stage", body, _check(verb), "" if planned is None else str(planned))
         case _:
             body = "The model continues or answers this text at the next step; training waits meanwhile."
-            return AskScreen("Prompt", f"{body}\nEmpty: the prompts of the recipe.", _check(verb))
+            empty = f"\nEmpty: {fmt.counted(prompts, 'prompt')} of the recipe." if prompts else ""
+            return AskScreen("Prompt", f"{body}{empty}", _check(verb) if prompts else _check_prompt)
 
 
 def evaluate_question(stage: StageView | None) -> ConfirmScreen:
@@ -41,6 +49,12 @@ def evaluate_question(stage: StageView | None) -> ConfirmScreen:
     )
     name = f" {stage.name}" if stage is not None else ""
     return ConfirmScreen(f"Evaluate{name} now?", body, [Answer("not-now", "Cancel"), Answer(SEND, "Evaluate")])
+
+
+def _check_prompt(text: str) -> None:
+    """Refuse an empty prompt where the recipe has none: the engine would ignore the request."""
+    if not text.strip():
+        raise OperatorError("sample — got no text; allowed a prompt: the recipe has none", "type one")
 
 
 def _check(verb: Verb) -> Callable[[str], object]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from cockpit.launching.adoption import SCREEN, Observer
 from cockpit.launching.requests import parsed
 from cockpit.runs.health import Health
+from cockpit.runs.stage_view import StageView
 from cockpit.tui.app_protocol import app_of
 from cockpit.tui.dialogs.control import SEND, evaluate_question, value_question
 from cockpit.tui.look.notices import say
@@ -21,6 +22,7 @@ from cockpit.tui.widgets.status import Part
 from engines.run_dir import RunDir, RunDirError
 from engines.words import RunStatus, Verb
 from recipes.problems import OperatorError
+from recipes.stages.registry import carries_out
 
 TRAINING_ACTIONS = frozenset(
     {"checkpoint", "pause_or_continue", "evaluate", "sample_text", "learning_rate", "max_steps"}
@@ -65,6 +67,11 @@ class LiveRunScreen(RunScreen):
     def _heading(self, run_state: RunStatus, health: Health, *, frozen: bool = False) -> list[Part]:
         return super()._heading(run_state, health, frozen=frozen or self.frozen)
 
+    def _paint_alerts(self, found: list[str], run_state: RunStatus, width: int, colours: dict[str, str]) -> None:
+        if run_state == RunStatus.PAUSED and self.check_action("pause_or_continue", ()):
+            found = [*found, "training is paused, and keeps its memory; p continues it"]
+        super()._paint_alerts(found, run_state, width, colours)
+
     def leaving(self) -> str:
         """The notice for an operator who closes this screen; empty: none."""
         trains_on = self.source.live and self.source.run_state != RunStatus.LOST
@@ -103,15 +110,16 @@ class LiveRunScreen(RunScreen):
 
     # ---- keys
 
-    @property
-    def _trains(self) -> bool:
-        """Whether the running stage makes steps, so that its engine takes requests between them."""
+    def _takes(self, action: str) -> bool:
+        """Whether the running stage makes steps, so that its engine takes requests between them, and this one too."""
         stage = self.state.current_stage
-        return stage is not None and (stage.last_step is not None or stage.total_steps is not None)
+        if stage is None or (stage.last_step is None and stage.total_steps is None):
+            return False
+        return carries_out(stage.kind, sampling=action == "sample_text")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer requests and freezing only while a run can take them."""
-        if action in TRAINING_ACTIONS and not self._trains:
+        if action in TRAINING_ACTIONS and not self._takes(action):
             return False
         if action in {"freeze", "stop", *TRAINING_ACTIONS}:
             reading = self.source.reading is not None
@@ -176,7 +184,13 @@ class LiveRunScreen(RunScreen):
                 value, words = parsed(verb, text)
                 app_of(self).request(RunDir(self.run_dir), verb, value, words)
 
-        self.app.push_screen(value_question(verb, self.state.current_stage), answered)
+        stage = self.state.current_stage
+        self.app.push_screen(value_question(verb, stage, prompts=self._prompts_of(stage)), answered)
+
+    def _prompts_of(self, stage: StageView | None) -> int:
+        """The number of prompts that the recipe has for samples of the stage."""
+        prompts = self.fields_of(stage).get("sample_prompts")
+        return len(prompts) if isinstance(prompts, list) else 0
 
     def action_stop(self) -> None:
         app_of(self).ask_to_stop(RunDir(self.run_dir))

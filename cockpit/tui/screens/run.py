@@ -129,9 +129,12 @@ class RunScreen(Screen[None]):
     @property
     def facts(self) -> dict[str, Any]:
         """The resolved recipe's fields of the stage that is shown; empty when they cannot be read."""
+        return self.fields_of(self.stage)
+
+    def fields_of(self, stage: StageView | None) -> dict[str, Any]:
+        """The resolved recipe's fields of a stage; empty when they cannot be read."""
         if self._facts is None:
             self._facts = _read_facts(self.run_dir)
-        stage = self.stage
         found = self._facts.get(stage.name) if stage is not None else None
         return found if isinstance(found, dict) else {}
 

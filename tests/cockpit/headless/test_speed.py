@@ -91,6 +91,28 @@ def test_the_report_has_pace_and_load_of_each_training() -> None:
     assert row == ["base", "4/4", "2.000", "2s", "4.00", "50", "5%", "2"]
 
 
+def test_readings_before_the_first_step_are_not_the_trainings_load() -> None:
+    journal = Journal()
+    journal.open("e", "engine", "base", 1)
+    journal.say("e", AttemptStarted(stage="base", kind="finetune", attempt=1, total_steps=4))
+    journal.open("m", "sampler")
+    importing = MachineSampled(
+        host="spark-01", cpu_percent=99.0, ram_total_bytes=9, ram_available_bytes=8, engine_rss_bytes=1,
+        unified=False, devices=[], cores=4, engine_cpu_percent=25.0,
+    )  # fmt: skip
+    journal.say("m", importing, after_s=5.0)
+    step = Step(
+        stage="base", attempt=1, step=1, epoch=0.1, loss=2.0, learning_rate=1e-4, grad_norm=1.0, tokens=9,
+        loss_tokens=9, step_s=0.01,
+    )  # fmt: skip
+    journal.say("e", step, after_s=5.0)
+    state = fold(journal.events)
+    speed = speed_of(state, state.stages[0])
+    assert speed is not None
+    assert speed.cores is None
+    assert limit_words(speed) == ""
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -307,6 +307,15 @@ def test_pause_by_phase_ends_with_the_next_step() -> None:
     assert state.state == "running"
 
 
+def test_a_paused_engine_that_says_so_for_a_night_takes_one_line_of_the_log() -> None:
+    journal = journals.live(20)
+    for _ in range(3000):
+        journal.say("e1.atlas", Phase(stage="atlas", attempt=1, name="paused"), 10.0)
+    lines = [line.text for line in fold(journal.events).log()]
+    assert lines.count("atlas: paused") == 1
+    assert any("attempt 1 started" in line for line in lines)
+
+
 def test_time_left_comes_from_recent_steps_or_the_rate_of_progress() -> None:
     training = fold(journals.live(412).events).stage("atlas")
     assert training is not None

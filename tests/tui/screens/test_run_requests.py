@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from cockpit.tui.dialogs.ask import AskScreen
 from cockpit.tui.dialogs.confirm import ConfirmScreen
+from cockpit.tui.dialogs.control import value_question
 from engines.control import pending
+from engines.events import AttemptStarted, Phase, StageStarted
 from engines.run_dir import Lock, RunDir
+from engines.words import Verb
 from tests.tui import journals
 from tests.tui.app_under_test import live_app, settled, text
 from tests.tui.event_source import EventSource
@@ -129,3 +134,50 @@ async def test_a_finished_run_offers_no_requests() -> None:
         await pilot.pause()
         assert not isinstance(app.screen, ConfirmScreen)
         assert not app.live_screen.frozen
+
+
+async def test_a_stage_whose_engine_cannot_sample_does_not_ask_for_a_prompt(supervised: RunDir) -> None:
+    journal = journals.live(50)
+    for place, event in enumerate(journal.events):
+        if isinstance(event, StageStarted | AttemptStarted):
+            journal.events[place] = msgspec.structs.replace(event, kind="fake")
+    app = live_app(EventSource(journal.events), supervised.root)
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await settled(pilot)
+        for key in ("s", "k"):
+            await pilot.press(key)
+            await pilot.pause()
+        await until(pilot, lambda: verbs(supervised) == ["checkpoint"], "the request that it does support")
+        assert not isinstance(app.screen, AskScreen)
+
+
+async def test_an_empty_prompt_is_refused_where_the_recipe_has_none(supervised: RunDir) -> None:
+    app = live_app(EventSource(journals.live(50).events), supervised.root)
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await settled(pilot)
+        await pilot.press("s")
+        await pilot.pause()
+        assert "of the recipe" not in text(app)
+        await pilot.press("enter")
+        await pilot.pause()
+        assert "allowed a prompt: the recipe has none" in text(app)
+        assert verbs(supervised) == []
+
+
+def test_the_dialog_counts_the_prompts_of_a_recipe_that_has_some() -> None:
+    question = value_question(Verb.SAMPLE, None, prompts=2)
+    question.check("")  # raises nothing
+    assert "Empty: 2 prompts of the recipe." in question.body
+
+
+async def test_a_paused_training_says_which_key_continues_it(supervised: RunDir) -> None:
+    journal = journals.live(50)
+    app = live_app(EventSource(journal.events), supervised.root)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "p continues it" not in text(app)
+    journal.say("e1.atlas", Phase(stage="atlas", attempt=1, name="paused"), 1.0)
+    app = live_app(EventSource(journal.events), supervised.root)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "training is paused, and keeps its memory; p continues it" in text(app)

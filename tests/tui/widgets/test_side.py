@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cockpit.runs.state import RunState
 from cockpit.tui.widgets.side import side_column
-from engines.events import ControlApplied
+from engines.events import ControlApplied, SampledText
 from tests.tui.journals import Journal, live
 
 FACTS = {"learning_rate": 2e-4, "max_steps": 820}
@@ -37,3 +37,17 @@ def test_a_request_that_was_ignored_or_is_another_stages_changes_nothing() -> No
     _ask(journal, "max-steps 10", "ignored: max_steps — got 10")
     _ask(journal, "learning-rate 0.5", "peak learning rate is now 0.5; the next step uses 0.5", stage="other")
     assert not any("changed to" in line for line in _column(journal))
+
+
+def test_a_sample_has_its_answer_on_a_row_of_its_own_and_breaks_at_words() -> None:
+    journal = live()
+    prompt, answer = "Which city has the tower that everyone knows?", "The tower is in 東京都 and it is " + "tall " * 4
+    journal.say("e1.atlas", SampledText(stage="atlas", attempt=1, step=413, prompt=prompt, text=answer))
+    lines = _column(journal)
+    at = lines.index("Sample at step 413")
+    assert lines[at + 1 : at + 5] == [
+        "Which city has the tower that everyone",
+        "knows?",
+        "The tower is in 東京都 and it is tall tall",
+        "tall tall",
+    ]
