@@ -28,7 +28,8 @@ from cockpit.launching.launch import launch_text
 from cockpit.launching.requests import send_request
 from cockpit.talking.session import ChatSession
 from engines.chatting.lines import Ask, Done, Event, Failed, Job, Piece, Ready, Sampling
-from engines.events import RunEnded, Step
+from engines.events.runs import RunEnded
+from engines.events.steps import Step
 from engines.journal import read_journal
 from engines.processor import spent_s
 from engines.run_dir import RunDir

@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.rows import Row, best, cpu_s
 from cockpit.runs.state import RunState
 from engines.emitter import EventWriter
-from engines.events import Step
+from engines.events.steps import Step
 from engines.journal import read_journal
 from engines.run_dir import RunDir
 from engines.words import WriterRole

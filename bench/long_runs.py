@@ -19,20 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.rows import child_cpu_s
-from engines.events import (
-    AttemptStarted,
-    CheckpointCommitted,
-    CheckpointRemoved,
-    Evaluated,
-    Event,
-    MachineSampled,
-    RunStarted,
-    SampledText,
-    StageStarted,
-    Step,
-    WriterOpened,
-    encode_record,
-)
+from engines.events.attempts import AttemptStarted
+from engines.events.event import Event
+from engines.events.machine import MachineSampled
+from engines.events.records import encode_record
+from engines.events.results import Evaluated, SampledText
+from engines.events.runs import RunStarted, StageStarted
+from engines.events.steps import CheckpointCommitted, CheckpointRemoved, Step
+from engines.events.writers import WriterOpened
 from engines.identity import Identity
 from engines.run_dir import Lock, RunDir, create_run_dir
 from engines.words import StartReason, WriterRole

@@ -152,7 +152,7 @@ def _training(folder: Path, *, async_save: bool, processes: int) -> Measured | N
 
 
 def _measured(ctx: Any) -> Measured:
-    from engines.events import CheckpointCommitted, CheckpointStaged, Step
+    from engines.events.steps import CheckpointCommitted, CheckpointStaged, Step
     from tests.engines.training.attempts import of_kind
 
     committed = of_kind(ctx, CheckpointCommitted)

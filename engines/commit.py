@@ -10,7 +10,8 @@ from engines.artifacts.custody import Parent, custody_of
 from engines.artifacts.delivery import deliver
 from engines.artifacts.manifest import commit_folder, read_manifest, write_manifest
 from engines.context import StageContext, StageResult
-from engines.events import ArtifactCommitted, StageSucceeded
+from engines.events.results import ArtifactCommitted
+from engines.events.runs import StageSucceeded
 from engines.run_dir import RunDir, checkpoint_name
 from recipes.problems import OperatorError, printable
 from recipes.stages.fields import FilesFields, StageFields

@@ -13,7 +13,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from engines import control
 from engines.emitter import EventWriter
-from engines.events import ControlApplied, Event, Phase, Progress, RanksPlaced, Warned
+from engines.events.attempts import Phase, Progress, RanksPlaced
+from engines.events.event import Event
+from engines.events.runs import ControlApplied
+from engines.events.writers import Warned
 from engines.ranks.agreement import Beginning, disagreement
 from engines.ranks.own import RankLostError
 from engines.ranks.watched import read_ends

@@ -18,7 +18,10 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-from engines.events import METRIC_KINDS, Event, Gap, Warned, WriterOpened, encode_record, kind_of
+from engines.events.event import Event, kind_of
+from engines.events.kinds import METRIC_KINDS
+from engines.events.records import encode_record
+from engines.events.writers import Gap, Warned, WriterOpened
 from engines.files import open_append, open_regular
 from engines.identity import Identity
 from engines.words import WriterRole

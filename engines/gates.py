@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engines.context import StageContext
-from engines.events import GateChecked
+from engines.events.results import GateChecked
 from engines.words import GateResult
 from recipes import quantities
 from recipes.stages.fields import StageFields

@@ -40,7 +40,7 @@ from engines.context import (
     StopRequested,
 )
 from engines.emitter import EventWriter
-from engines.events import AttemptEnded, AttemptStarted, ResumedFrom
+from engines.events.attempts import AttemptEnded, AttemptStarted, ResumedFrom
 from engines.exhausted_memory import exhausted_memory
 from engines.gates import check_gates
 from engines.inputs.at_start import record_inputs

@@ -17,14 +17,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from engines.events import (
-    MAX_RECORD_BYTES,
-    AnyEvent,
-    Gap,
-    UnknownKindError,
-    UnreadableRecordError,
-    decode_record,
-)
+from engines.events.kinds import AnyEvent
+from engines.events.records import MAX_RECORD_BYTES, UnknownKindError, UnreadableRecordError, decode_record
+from engines.events.writers import Gap
 from engines.files import open_regular
 from engines.run_dir import RunDir
 

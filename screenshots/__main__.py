@@ -24,7 +24,8 @@ from cockpit.runs.state import RunState, fold
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.screens.rows import RowsScreen
 from engines.artifacts.adapter_folder import BASE_JSON
-from engines.events import AnyEvent, Step
+from engines.events.kinds import AnyEvent
+from engines.events.steps import Step
 from engines.journal import read_journal
 from engines.run_dir import RunDir
 from engines.words import RunStatus

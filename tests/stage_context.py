@@ -10,7 +10,7 @@ from typing import Any
 from engines.artifacts.manifest import manifest_sha256
 from engines.context import Input, ResumePoint, StageContext
 from engines.emitter import EventWriter
-from engines.events import AnyEvent
+from engines.events.kinds import AnyEvent
 from engines.journal import read_journal
 from engines.run_dir import RunDir
 from engines.words import WriterRole

@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from engines.emitter import EventWriter
-from engines.events import AttemptStarted, RunEnded, RunStarted, StageStarted, WriterOpened, encode_record
+from engines.events.attempts import AttemptStarted
+from engines.events.records import encode_record
+from engines.events.runs import RunEnded, RunStarted, StageStarted
+from engines.events.writers import WriterOpened
 from engines.identity import Identity
 from engines.run_dir import RunDir, create_run_dir, taken_requests
 from engines.words import RunStatus, StartReason, WriterRole

@@ -12,7 +12,7 @@ from cockpit.launching.requests import parsed, send_request
 from cockpit.runs.find import find_run, runs_root
 from cockpit.text.output import print_json, print_out, say
 from cockpit.text.safe_text import safe_text
-from engines.events import ControlApplied
+from engines.events.runs import ControlApplied
 from engines.words import ExitCode, Verb
 
 VERBS = tuple(str(verb) for verb in Verb if not verb.is_stop)

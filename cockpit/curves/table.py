@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from cockpit.runs.state import EVAL, RunState
 from cockpit.text.safe_text import safe_text
-from engines.events import AnyEvent, Evaluated, Step
+from engines.events.kinds import AnyEvent
+from engines.events.results import Evaluated
+from engines.events.steps import Step
 
 STEP_COLUMNS = ("epoch", "loss", "learning_rate", "grad_norm", "tokens", "loss_tokens", "step_s", "data_wait_s")
 EVALUATION_COLUMNS = ("eval_loss", "eval_perplexity", "eval_tokens")

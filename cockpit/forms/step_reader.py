@@ -10,7 +10,7 @@ import msgspec
 
 from cockpit.forms.step_inputs import changed_since, place_of
 from cockpit.planning.data_look import helper_environment
-from engines.events import Step
+from engines.events.steps import Step
 from engines.journal import read_journal
 from engines.look.step_answer import Difference, Segment, StepRow, StepsAnswer, StepsRequest
 from engines.run_dir import RunDir

@@ -14,20 +14,12 @@ from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
-from engines.events import (
-    METRIC_KINDS,
-    AnyEvent,
-    AttemptEnded,
-    CheckpointRemoved,
-    Progress,
-    RunEnded,
-    RunStarted,
-    StageFailed,
-    Step,
-    StepsPlanned,
-    WriterOpened,
-    kind_of,
-)
+from engines.events.attempts import AttemptEnded, Progress
+from engines.events.event import kind_of
+from engines.events.kinds import METRIC_KINDS, AnyEvent
+from engines.events.runs import RunEnded, RunStarted, StageFailed
+from engines.events.steps import CheckpointRemoved, Step, StepsPlanned
+from engines.events.writers import WriterOpened
 from engines.journal import Record
 from engines.words import EndReason, HealthWord, RunStatus, StageStatus
 

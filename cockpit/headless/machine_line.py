@@ -17,7 +17,7 @@ from cockpit.runs.state import OwnDevices
 from cockpit.text import formatting
 from cockpit.text.device_line import device_line
 from cockpit.text.safe_text import safe_text
-from engines.events import MachineSampled
+from engines.events.machine import MachineSampled
 
 GIB = 1 << 30
 NVIDIA = Path("/proc/driver/nvidia/gpus")

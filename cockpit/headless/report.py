@@ -14,7 +14,7 @@ from cockpit.runs.state import RunState
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
-from engines.events import SampledText
+from engines.events.results import SampledText
 from engines.words import IGNORED, StageStatus, Verb
 from recipes.stages.registry import scores, trains
 

@@ -12,7 +12,8 @@ from cockpit.headless.hyperparameters import field_values
 from cockpit.runs.health import Health
 from cockpit.runs.stage_view import AttemptView, StageView
 from cockpit.runs.state import RunState
-from engines.events import CheckpointCommitted, Evaluated
+from engines.events.results import Evaluated
+from engines.events.steps import CheckpointCommitted
 from engines.run_dir import RunDir
 
 

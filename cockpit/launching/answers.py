@@ -9,7 +9,7 @@ from cockpit.launching.requests import Reply
 from cockpit.runs.reader import RunReader, read_now
 from cockpit.text import formatting as fmt
 from engines import control
-from engines.events import ControlApplied, RunEnded
+from engines.events.runs import ControlApplied, RunEnded
 from engines.run_dir import RunDir
 from engines.words import IGNORED, Verb
 

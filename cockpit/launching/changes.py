@@ -11,7 +11,7 @@ from cockpit.schedule.facts import RunFacts
 from cockpit.schedule.outputs import Outputs
 from cockpit.schedule.recipe_changes import changed_plan
 from cockpit.schedule.resolved_recipe import RunRecipe
-from engines.events import FieldChanged
+from engines.events.runs import FieldChanged
 from engines.run_dir import RunDir
 from recipes.fingerprint import LEFT_OUT
 from recipes.problems import Problem, RecipeError

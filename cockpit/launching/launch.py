@@ -27,7 +27,7 @@ from cockpit.schedule.outputs import Outputs
 from cockpit.schedule.recorded_inputs import changed_inputs
 from cockpit.schedule.resolved_recipe import InputRef, RunRecipe
 from cockpit.schedule.scheduling import must_rerun
-from engines.events import FieldChanged
+from engines.events.runs import FieldChanged
 from engines.inputs.compare import InputChange
 from engines.look.answer import StageLook
 from engines.run_dir import RECIPE_TOML, RunDir, RunDirError, create_run_dir, is_run_dir

@@ -24,7 +24,7 @@ from cockpit.supervision.newest import NewestRecords, newest_records
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
 from engines import control
-from engines.events import Step
+from engines.events.steps import Step
 from engines.json_text import read_json
 from engines.run_dir import RunDir, RunDirError
 from engines.words import Verb

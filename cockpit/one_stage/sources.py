@@ -10,7 +10,7 @@ from typing import Literal
 from cockpit.one_stage.recipe import Input
 from cockpit.runs.stage_view import StageView
 from engines.artifacts.adapter_folder import is_adapter
-from engines.events import CheckpointCommitted
+from engines.events.steps import CheckpointCommitted
 from engines.run_dir import RunDir
 from recipes.stages.registry import trains, weights
 

@@ -13,19 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cockpit.runs.state import RunState
-from engines.events import (
-    AnyEvent,
-    AttemptEnded,
-    CheckpointCommitted,
-    ControlApplied,
-    GuardTripped,
-    Progress,
-    RunEnded,
-    RunStarted,
-    StageFailed,
-    StageStarted,
-    Step,
-)
+from engines.events.attempts import AttemptEnded, Progress
+from engines.events.kinds import AnyEvent
+from engines.events.runs import ControlApplied, RunEnded, RunStarted, StageFailed, StageStarted
+from engines.events.steps import CheckpointCommitted, GuardTripped, Step
 from engines.words import StartReason
 
 SPEEDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, math.inf)

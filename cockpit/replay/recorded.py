@@ -13,7 +13,9 @@ from typing import overload
 
 from cockpit.replay.playback import Timeline
 from cockpit.runs.tail import RunTail
-from engines.events import AnyEvent, UnreadableRecordError, Warned, decode_record
+from engines.events.kinds import AnyEvent
+from engines.events.records import UnreadableRecordError, decode_record
+from engines.events.writers import Warned
 from engines.files import open_regular
 from engines.journal import Record, journal_files, size_of
 

@@ -11,32 +11,28 @@ from typing import TypeAlias
 
 from cockpit.runs.stage_view import LAST, AttemptView, Order, RunView, StageView
 from cockpit.runs.writer_facts import AttemptKey, WriterFacts
-from engines.events import (
-    AnyEvent,
-    ArtifactCommitted,
+from engines.events.attempts import (
     AttemptEnded,
     AttemptStarted,
-    CheckpointCommitted,
-    CheckpointRemoved,
-    ControlApplied,
     DevicesUsed,
     EngineRecovered,
     EngineStalled,
-    Evaluated,
-    Gap,
-    GateChecked,
-    GuardTripped,
     InputsRecorded,
     RanksPlaced,
+)
+from engines.events.kinds import AnyEvent
+from engines.events.results import ArtifactCommitted, Evaluated, GateChecked
+from engines.events.runs import (
+    ControlApplied,
     RunEnded,
     RunStarted,
     StageFailed,
     StageSkipped,
     StageStarted,
     StageSucceeded,
-    StepsPlanned,
-    WriterOpened,
 )
+from engines.events.steps import CheckpointCommitted, CheckpointRemoved, GuardTripped, StepsPlanned
+from engines.events.writers import Gap, WriterOpened
 from engines.words import IGNORED, PHASE_PAUSED, EndReason, RunStatus, StageStatus, Verb, WriterRole
 
 _Fresh: TypeAlias = list[tuple[WriterFacts, list[AnyEvent]]]

@@ -24,7 +24,9 @@ from cockpit.runs.state import RunState
 from cockpit.runs.writer_facts import Work, WriterFacts
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
-from engines.events import EngineStalled, MachineSampled, Phase, Progress, WriterOpened
+from engines.events.attempts import EngineStalled, Phase, Progress
+from engines.events.machine import MachineSampled
+from engines.events.writers import WriterOpened
 from engines.identity import Identity, boot_id
 from engines.words import PHASE_TRAINING, HealthWord, RunStatus, WriterRole
 

@@ -10,46 +10,45 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from cockpit.text import formatting as fmt
-from engines.events import (
-    AcceptedInput,
-    Adjusted,
-    AnyEvent,
-    ArtifactCommitted,
+from engines.events.attempts import (
     AttemptEnded,
     AttemptStarted,
-    CheckpointCommitted,
-    CheckpointRemoved,
-    CheckpointStaged,
-    CommandEnded,
-    ControlApplied,
     DevicesUsed,
     EngineRecovered,
     EngineStalled,
-    Evaluated,
-    Gap,
-    GateChecked,
-    GuardTripped,
     InputsRecorded,
-    MachineSampled,
     Phase,
     ProgramUsed,
     Progress,
     RankEnded,
     RankReport,
     RanksPlaced,
+)
+from engines.events.event import kind_of
+from engines.events.kinds import AnyEvent
+from engines.events.machine import MachineSampled
+from engines.events.results import ArtifactCommitted, Evaluated, GateChecked, SampledText
+from engines.events.runs import (
+    AcceptedInput,
+    Adjusted,
+    CommandEnded,
+    ControlApplied,
     RunEnded,
     RunStarted,
-    SampledText,
     StageFailed,
     StageSkipped,
     StageStarted,
     StageSucceeded,
+)
+from engines.events.steps import (
+    CheckpointCommitted,
+    CheckpointRemoved,
+    CheckpointStaged,
+    GuardTripped,
     Step,
     StepsPlanned,
-    Warned,
-    WriterOpened,
-    kind_of,
 )
+from engines.events.writers import Gap, Warned, WriterOpened
 from engines.words import IGNORED, EndReason, GateResult, RunStatus, StageStatus, StartReason
 
 Level: TypeAlias = Literal["quiet", "info", "good", "warn", "error"]

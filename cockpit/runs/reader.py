@@ -27,7 +27,7 @@ from cockpit.runs.state import RunState
 from cockpit.runs.tail import BATCH, RunTail
 from cockpit.text import formatting
 from engines.emitter import wall_clock_s
-from engines.events import WriterOpened
+from engines.events.writers import WriterOpened
 from engines.identity import Identity
 from engines.journal import Record, journal_files, size_of
 from engines.run_dir import RunDir, RunDirError, lock_holder, lock_is_held

@@ -19,7 +19,11 @@ from cockpit.runs.sequence import Numbers
 from cockpit.runs.series import Series
 from cockpit.runs.state import RunState
 from cockpit.runs.writer_facts import COLUMNS, MachineTrack, Track, Work, WriterFacts
-from engines.events import AnyEvent, MachineSampled, Phase, Progress, SampledText, Step
+from engines.events.attempts import Phase, Progress
+from engines.events.kinds import AnyEvent
+from engines.events.machine import MachineSampled
+from engines.events.results import SampledText
+from engines.events.steps import Step
 from engines.journal import JournalMark
 
 FORMAT = 5

@@ -9,30 +9,21 @@ from statistics import median
 from typing import Any, TypeAlias, TypeVar
 
 from cockpit.runs.writer_facts import Track, WriterFacts
-from engines.events import (
-    AcceptedInput,
-    Adjusted,
-    ArtifactCommitted,
+from engines.events.attempts import (
     AttemptEnded,
     AttemptStarted,
-    CheckpointCommitted,
-    CheckpointRemoved,
-    ControlApplied,
     DevicesUsed,
     EngineStalled,
-    Evaluated,
-    FieldChanged,
-    Gap,
-    GateChecked,
-    GuardTripped,
     InputsRecorded,
     Phase,
     Progress,
     RanksPlaced,
     ResumedFrom,
-    StageSucceeded,
-    Step,
 )
+from engines.events.results import ArtifactCommitted, Evaluated, GateChecked
+from engines.events.runs import AcceptedInput, Adjusted, ControlApplied, FieldChanged, StageSucceeded
+from engines.events.steps import CheckpointCommitted, CheckpointRemoved, GuardTripped, Step
+from engines.events.writers import Gap
 from engines.words import EndReason, RunStatus, StageStatus, WriterRole
 
 RECENT_STEPS = 32

@@ -16,17 +16,11 @@ from cockpit.runs.log_lines import LogLine, line_of
 from cockpit.runs.series import Series, joined
 from cockpit.runs.stage_view import AttemptView, RunView, StageView
 from cockpit.runs.writer_facts import HANDLERS, WriterFacts
-from engines.events import (
-    AcceptedInput,
-    AnyEvent,
-    ControlApplied,
-    Device,
-    Evaluated,
-    FieldChanged,
-    Gap,
-    MachineSampled,
-    SampledText,
-)
+from engines.events.kinds import AnyEvent
+from engines.events.machine import Device, MachineSampled
+from engines.events.results import Evaluated, SampledText
+from engines.events.runs import AcceptedInput, ControlApplied, FieldChanged
+from engines.events.writers import Gap
 from engines.machine.device_identity import is_same
 from engines.words import RunStatus, StageStatus, WriterRole
 

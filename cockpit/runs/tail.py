@@ -16,7 +16,9 @@ from pathlib import Path
 from cockpit.runs.live_stream import LiveStream
 from cockpit.runs.sequence import Numbers
 from cockpit.runs.writer_facts import HANDLERS
-from engines.events import AnyEvent, UnreadableRecordError, WriterOpened, decode_record
+from engines.events.kinds import AnyEvent
+from engines.events.records import UnreadableRecordError, decode_record
+from engines.events.writers import WriterOpened
 from engines.journal import JournalMark, JournalReader, Record, journal_files
 from engines.run_dir import RunDir, lock_is_held
 

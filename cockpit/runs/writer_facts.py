@@ -15,24 +15,13 @@ from typing import Any, TypeAlias
 from cockpit.columns.column import Column, in_memory
 from cockpit.runs.sequence import Numbers
 from cockpit.runs.series import Series
-from engines.events import (
-    AnyEvent,
-    ArtifactCommitted,
-    AttemptStarted,
-    CheckpointCommitted,
-    Evaluated,
-    GateChecked,
-    GuardTripped,
-    MachineSampled,
-    Phase,
-    Progress,
-    RankReport,
-    SampledText,
-    StageSucceeded,
-    Step,
-    Warned,
-    WriterOpened,
-)
+from engines.events.attempts import AttemptStarted, Phase, Progress, RankReport
+from engines.events.kinds import AnyEvent
+from engines.events.machine import MachineSampled
+from engines.events.results import ArtifactCommitted, Evaluated, GateChecked, SampledText
+from engines.events.runs import StageSucceeded
+from engines.events.steps import CheckpointCommitted, GuardTripped, Step
+from engines.events.writers import Warned, WriterOpened
 from engines.words import PASSING_PHASES, WriterRole
 
 LOG_LINES = 2000

@@ -11,23 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cockpit.runs.reader import read_now
-from engines.events import (
-    Adjusted,
-    AnyEvent,
-    AttemptEnded,
-    AttemptStarted,
-    CheckpointCommitted,
-    CommandEnded,
-    FieldChanged,
-    GuardTripped,
-    InputsRecorded,
-    ResumedFrom,
-    RunEnded,
-    RunStarted,
-    StageStarted,
-    StageSucceeded,
-    WriterOpened,
-)
+from engines.events.attempts import AttemptEnded, AttemptStarted, InputsRecorded, ResumedFrom
+from engines.events.kinds import AnyEvent
+from engines.events.runs import Adjusted, CommandEnded, FieldChanged, RunEnded, RunStarted, StageStarted, StageSucceeded
+from engines.events.steps import CheckpointCommitted, GuardTripped
+from engines.events.writers import WriterOpened
 from engines.run_dir import RunDir
 from engines.words import EndReason, MemoryEnd, WriterRole
 

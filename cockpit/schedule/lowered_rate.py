@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from cockpit.schedule.facts import AttemptFacts, RunFacts
 from cockpit.schedule.memory_plan import ran_out
-from engines.events import RunStarted
+from engines.events.runs import RunStarted
 from engines.guards import NO_IMPROVEMENT
 from engines.words import EndReason
 from recipes import quantities

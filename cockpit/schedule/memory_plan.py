@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cockpit.schedule.facts import AttemptFacts
-from engines.events import Adjusted
+from engines.events.runs import Adjusted
 from engines.words import PHASE_EVALUATING, EndReason
 from recipes.stages.fields import ModelRetry, StageFields
 from recipes.stages.steps import smaller_batch

@@ -14,7 +14,7 @@ from itertools import count
 from cockpit.provenance.trust import allow_recipe
 from cockpit.schedule.facts import read_facts
 from cockpit.schedule.resolved_recipe import RunRecipe
-from engines.events import FieldChanged
+from engines.events.runs import FieldChanged
 from engines.files import read_regular_bytes, write_durably
 from engines.run_dir import RunDir
 from recipes.resume_changes import change_recipe

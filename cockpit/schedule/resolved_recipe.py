@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256
-from engines.events import FieldChanged
+from engines.events.runs import FieldChanged
 from engines.files import file_sha256
 from engines.json_text import read_json
 from engines.run_dir import RunDir, RunDirError, place_now

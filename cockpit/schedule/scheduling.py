@@ -13,7 +13,7 @@ from cockpit.schedule.facts import AttemptFacts, RunFacts
 from cockpit.schedule.lowered_rate import UNCHANGED, lowered_before
 from cockpit.schedule.memory_plan import memory_plan, ran_out
 from cockpit.schedule.resolved_recipe import RunRecipe
-from engines.events import Adjusted, RunStarted
+from engines.events.runs import Adjusted, RunStarted
 from engines.guards import DAMAGED_START, NO_IMPROVEMENT
 from engines.words import EndReason, RunStatus
 from recipes import quantities

@@ -11,7 +11,7 @@ from cockpit.schedule.resolved_recipe import RunRecipe
 from cockpit.shipping.check import Check, fact, missing, unneeded
 from cockpit.shipping.subject import Subject
 from engines.artifacts.manifest import ManifestError, manifest_sha256
-from engines.events import GateChecked
+from engines.events.results import GateChecked
 from engines.run_dir import RunDir
 from engines.words import GateResult
 from recipes import quantities

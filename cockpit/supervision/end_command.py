@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cockpit.provenance.mark import RunMark
 from cockpit.supervision.process_tree import kill_tree
-from engines.events import CommandEnded
+from engines.events.runs import CommandEnded
 from engines.files import fsync_file, fsync_folder, open_append, open_regular, write_durably
 from engines.identity import Identity
 from engines.inputs.command import PYTHON, program_of

@@ -21,20 +21,12 @@ from cockpit.supervision.newest import MOST_BYTES, NewestRecords
 from cockpit.supervision.process_tree import carries_mark, signal_process
 from cockpit.supervision.rank_processes import rank_processes
 from engines.emitter import EventWriter
-from engines.events import (
-    AnyEvent,
-    AttemptEnded,
-    EngineRecovered,
-    EngineStalled,
-    Phase,
-    Progress,
-    RanksPlaced,
-    StageSucceeded,
-    Step,
-    UnreadableRecordError,
-    Warned,
-    decode_record,
-)
+from engines.events.attempts import AttemptEnded, EngineRecovered, EngineStalled, Phase, Progress, RanksPlaced
+from engines.events.kinds import AnyEvent
+from engines.events.records import UnreadableRecordError, decode_record
+from engines.events.runs import StageSucceeded
+from engines.events.steps import Step
+from engines.events.writers import Warned
 from engines.files import open_append
 from engines.identity import Identity
 from engines.run_dir import RunDir

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from engines.events import Device, MachineSampled
+from engines.events.machine import Device, MachineSampled
 from engines.machine.device_identity import pci_of_nvml
 from recipes import quantities
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from engines.events import AnyEvent, UnreadableRecordError, decode_record
+from engines.events.kinds import AnyEvent
+from engines.events.records import UnreadableRecordError, decode_record
 from engines.files import open_regular
 
 MOST_BYTES = 1 << 16

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from cockpit.runs.ending import console_tail
 from cockpit.supervision.engine_process import exit_reason
-from engines.events import RankEnded, RanksPlaced
+from engines.events.attempts import RankEnded, RanksPlaced
 from engines.files import open_append
 from engines.journal import read_journal
 from engines.ranks.watched import read_ends, read_reason

@@ -11,7 +11,7 @@ from contextlib import suppress
 from cockpit import CODE_ROOT
 from cockpit.provenance.mark import SAMPLER_MODULE
 from engines.emitter import EventWriter
-from engines.events import Warned
+from engines.events.writers import Warned
 from engines.files import open_append
 from engines.run_dir import RunDir
 from recipes import quantities

@@ -49,17 +49,17 @@ from cockpit.supervision.sampler_process import SamplerProcess
 from cockpit.supervision.wait import Watch
 from engines import control
 from engines.emitter import EventWriter, wall_clock_s
-from engines.events import (
+from engines.events.attempts import AttemptEnded
+from engines.events.runs import (
     AcceptedInput,
-    AttemptEnded,
     ControlApplied,
     RunEnded,
     RunStarted,
     StageFailed,
     StageSkipped,
     StageStarted,
-    Warned,
 )
+from engines.events.writers import Warned
 from engines.files import open_append, write_durably
 from engines.identity import Identity
 from engines.journal import JournalReader

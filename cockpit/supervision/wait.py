@@ -15,7 +15,8 @@ from cockpit.supervision.stop_ladder import NOW_GRACE_S, StopLadder
 from engines import control
 from engines.control import Request
 from engines.emitter import EventWriter
-from engines.events import ControlApplied, Warned
+from engines.events.runs import ControlApplied
+from engines.events.writers import Warned
 from engines.run_dir import RunDir
 from engines.words import Verb
 from recipes import quantities

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cockpit.text import formatting
-from engines.events import Device
+from engines.events.machine import Device
 
 
 def device_line(device: Device) -> str:

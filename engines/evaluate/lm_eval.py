@@ -20,7 +20,7 @@ from typing import Any
 from engines.artifacts.adapter_folder import is_adapter
 from engines.context import Artifact, StageContext, StageFailedError, StageResult
 from engines.evaluate.model import base_of
-from engines.events import ProgramUsed
+from engines.events.attempts import ProgramUsed
 from engines.files import fsync_file, open_regular
 from engines.json_text import read_json
 from engines.training.inputs import cached_folder

@@ -21,7 +21,7 @@ from engines.evaluate.lm_eval import run_lm_eval
 from engines.evaluate.model import LoadedModel, load_model
 from engines.evaluate.results import named
 from engines.evaluate.stage_tests import run_tests
-from engines.events import Evaluated, SampledText
+from engines.events.results import Evaluated, SampledText
 from engines.inputs.data_place import UNSPLIT
 from engines.labels.row import LabelRules
 from engines.labels.stage_rows import rules_of, skips_refused

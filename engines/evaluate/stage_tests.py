@@ -14,7 +14,7 @@ from engines.evaluate.job import answers_beside
 from engines.evaluate.model import LoadedModel
 from engines.evaluate.results import Evaluation, evaluate_tasks, write_results
 from engines.evaluate.target import Manner, answerer_of_folder, answerer_of_gguf
-from engines.events import SampledText
+from engines.events.results import SampledText
 from engines.files import fsync_file
 from engines.judging.checks import Judges
 from engines.judging.compare import Baseline, read_baseline

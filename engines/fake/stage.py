@@ -27,7 +27,8 @@ from engines.artifacts.manifest import commit_folder, read_manifest, write_manif
 from engines.context import Artifact, GuardTrippedError, StageContext, StageResult, StopRequested
 from engines.control import Request
 from engines.data_wait import DataWait
-from engines.events import CheckpointCommitted, CheckpointRemoved, Evaluated, GuardTripped, Step, StepsPlanned
+from engines.events.results import Evaluated
+from engines.events.steps import CheckpointCommitted, CheckpointRemoved, GuardTripped, Step, StepsPlanned
 from engines.guards import check_step
 from engines.run_dir import RunDir, checkpoint_name
 from engines.words import IGNORED, PHASE_PAUSED, PHASE_TRAINING, Verb

@@ -25,7 +25,7 @@ from engines.data.door import source_of_stage
 from engines.data.shards import is_tokens_folder
 from engines.data.tokenizer_files import CHAT_TEMPLATE_FILE, NAMED_TEMPLATES, copy_tokenizer
 from engines.data.windows import collate_windows
-from engines.events import SampledText
+from engines.events.results import SampledText
 from engines.files import read_regular_text
 from engines.finetune import unsloth_model
 from engines.finetune.added_tokens import use_template

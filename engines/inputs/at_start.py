@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from engines.context import Input, InputsChangedError, StageContext
-from engines.events import InputsRecorded
+from engines.events.attempts import InputsRecorded
 from engines.inputs.compare import InputChange, changes_of
 from engines.inputs.record import (
     InputRecord,

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest
-from engines.events import RecordedInput
+from engines.events.attempts import RecordedInput
 from engines.files import read_regular_bytes, write_durably
 from engines.inputs.files_read import accepted_by, files_read, sources_of, template_of
 from engines.inputs.hashing import FileHash, hashes_of

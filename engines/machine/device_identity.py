@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from engines.events import Device, UsedDevice
+from engines.events.attempts import UsedDevice
+from engines.events.machine import Device
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _NODES = Path("/dev")

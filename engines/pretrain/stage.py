@@ -23,7 +23,7 @@ from engines.data.windows import (
     document_batches,
     verify_shard,
 )
-from engines.events import SampledText
+from engines.events.results import SampledText
 from engines.files import refuse_special_files
 from engines.forward.arrangement import PADDED, arrange
 from engines.judging.text_metrics import lengths, variety

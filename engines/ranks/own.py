@@ -12,19 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from engines.emitter import EventWriter
-from engines.events import (
-    AttemptEnded,
-    Event,
-    Gap,
-    GuardTripped,
-    Phase,
-    RankEnded,
-    RankReport,
-    RanksPlaced,
-    Step,
-    Warned,
-    WriterOpened,
-)
+from engines.events.attempts import AttemptEnded, Phase, RankEnded, RankReport, RanksPlaced
+from engines.events.event import Event
+from engines.events.steps import GuardTripped, Step
+from engines.events.writers import Gap, Warned, WriterOpened
 from engines.files import open_append
 from engines.run_dir import RunDir
 from engines.words import WriterRole

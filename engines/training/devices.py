@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from engines.context import StageContext
-from engines.events import DevicesUsed, UsedDevice
+from engines.events.attempts import DevicesUsed, UsedDevice
 from engines.machine.device_identity import nvidia_gpus, of_properties
 from engines.processor import memory_bytes
 from recipes.problems import printable

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from engines.context import StageContext, StopRequested
 from engines.control import Request
-from engines.events import Evaluated
+from engines.events.results import Evaluated
 from engines.words import IGNORED, PHASE_PAUSED, PHASE_TRAINING, Verb
 from recipes import quantities
 from recipes.stages.registry import row_of

@@ -36,7 +36,7 @@ from engines.artifacts.manifest import ManifestError, amend_manifest, commit_fol
 from engines.artifacts.sharded import SHARDS
 from engines.commit import parents_of
 from engines.context import StageContext
-from engines.events import CheckpointCommitted, CheckpointRemoved, CheckpointStaged
+from engines.events.steps import CheckpointCommitted, CheckpointRemoved, CheckpointStaged
 from engines.files import read_regular_bytes
 from engines.guards import DAMAGED_START
 from engines.ranks.placement import strategy_asked

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from engines.context import StageContext
-from engines.events import Evaluated, Step
+from engines.events.results import Evaluated
+from engines.events.steps import Step
 from engines.run_dir import RunDir
 from engines.world import ALONE, World
 from recipes.problems import printable

@@ -15,7 +15,8 @@ from engines.artifacts.checkpoints import Checkpoint
 from engines.artifacts.manifest import read_manifest
 from engines.context import GuardTrippedError, ResumePoint, StageContext, StopRequested
 from engines.data_wait import DataWait
-from engines.events import Evaluated, GuardTripped, Step, StepsPlanned
+from engines.events.results import Evaluated
+from engines.events.steps import GuardTripped, Step, StepsPlanned
 from engines.exhausted_memory import exhausted_memory
 from engines.forward.compiling import compile_layers, uncompiled
 from engines.forward.noise import noisy_embeddings

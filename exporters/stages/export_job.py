@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.context import StageContext
-from engines.events import Evaluated
+from engines.events.results import Evaluated
 from exporters.gguf.adapter import AdapterPlan
 from exporters.gguf.file_names import LORA, ModelName, file_part
 from exporters.gguf.importance import Importance

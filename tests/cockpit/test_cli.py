@@ -12,7 +12,7 @@ import pytest
 
 from cockpit.launching.requests import STOP_AFTER_CHECKPOINT
 from cockpit.provenance.trust import seal
-from engines.events import Step
+from engines.events.steps import Step
 from tests.cockpit.command_line import QUICK, SLOW, CommandLine, Terminal
 from tests.patience import PATIENCE_S
 from tests.runs.harness import ended, events, fake_recipe, kill_supervisor, nothing_left, state, wait_for, wait_for_end

@@ -23,7 +23,9 @@ from cockpit.cli import main
 from cockpit.launching.adoption import FOLLOWER
 from cockpit.runs.reader import read_now
 from cockpit.text.output import CLEAR_LINE, safe_json, safe_output
-from engines.events import AnyEvent, RunEnded, RunStarted, StageStarted, encode_record
+from engines.events.kinds import AnyEvent
+from engines.events.records import encode_record
+from engines.events.runs import RunEnded, RunStarted, StageStarted
 from engines.run_dir import RunDir
 from engines.words import RunStatus, StartReason
 from tests.cockpit.runs.journaled_runs import a_run

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from engines.events import AnyEvent, Event
+from engines.events.event import Event
+from engines.events.kinds import AnyEvent
 
 EVENT_TYPES: tuple[type[Event], ...] = AnyEvent.__args__
 HEADER = {"v", "w", "seq", "t", "m"}

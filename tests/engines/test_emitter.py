@@ -12,19 +12,12 @@ from hypothesis import strategies as st
 
 from engines import emitter, words
 from engines.emitter import PIPE_RECORD_BYTES
-from engines.events import (
-    MAX_RECORD_BYTES,
-    METRIC_KINDS,
-    AnyEvent,
-    Event,
-    Gap,
-    Progress,
-    Step,
-    Warned,
-    WriterOpened,
-    decode_record,
-    kind_of,
-)
+from engines.events.attempts import Progress
+from engines.events.event import Event, kind_of
+from engines.events.kinds import METRIC_KINDS, AnyEvent
+from engines.events.records import MAX_RECORD_BYTES, decode_record
+from engines.events.steps import Step
+from engines.events.writers import Gap, Warned, WriterOpened
 from engines.identity import Identity
 from engines.journal import JournalReader
 from tests.engines.event_strategies import EVENT_TYPES, events, same
@@ -77,7 +70,7 @@ import os, sys
 from pathlib import Path
 from engines import words
 from engines.emitter import EventWriter
-from engines.events import Gap
+from engines.events.writers import Gap
 writer = EventWriter(Path(sys.argv[1]), None, role="engine")
 pid = os.fork()
 if pid == 0:

@@ -9,15 +9,11 @@ import pytest
 
 from engines import emitter
 from engines.emitter import EventWriter
-from engines.events import (
-    METRIC_KINDS,
-    AttemptEnded,
-    Gap,
-    Warned,
-    WriterOpened,
-    encode_record,
-    kind_of,
-)
+from engines.events.attempts import AttemptEnded
+from engines.events.event import kind_of
+from engines.events.kinds import METRIC_KINDS
+from engines.events.records import encode_record
+from engines.events.writers import Gap, Warned, WriterOpened
 from engines.journal import JournalReader, read_journal
 from engines.words import EndReason, WriterRole
 from tests.engines.event_strategies import same
@@ -31,7 +27,10 @@ import json, os, random, resource, sys
 from pathlib import Path
 from engines import emitter
 from engines.emitter import EventWriter
-from engines.events import AttemptEnded, METRIC_KINDS, Phase, Progress, Warned, kind_of
+from engines.events.attempts import AttemptEnded, Phase, Progress
+from engines.events.event import kind_of
+from engines.events.kinds import METRIC_KINDS
+from engines.events.writers import Warned
 folder, seed = Path(sys.argv[1]), int(sys.argv[2])
 emitter.SYNC_INTERVAL_S = 3600.0
 draw = random.Random(seed)
@@ -81,7 +80,7 @@ import resource, sys
 from pathlib import Path
 from engines import emitter
 from engines.emitter import EventWriter
-from engines.events import Progress
+from engines.events.attempts import Progress
 emitter.SYNC_INTERVAL_S = 3600.0
 journal = Path(sys.argv[1])
 writer = EventWriter(journal, None, role="engine")
@@ -106,7 +105,7 @@ import resource, sys, time
 from pathlib import Path
 from engines import emitter
 from engines.emitter import EventWriter
-from engines.events import AttemptEnded
+from engines.events.attempts import AttemptEnded
 emitter.SYNC_INTERVAL_S = 0.02
 journal = Path(sys.argv[1])
 writer = EventWriter(journal, None, role="engine")

@@ -17,19 +17,11 @@ import pytest
 from engines.artifacts.manifest import manifest_sha256, read_manifest, verify_manifest
 from engines.context import StopRequested
 from engines.control import put_request
-from engines.events import (
-    AnyEvent,
-    ArtifactCommitted,
-    AttemptEnded,
-    AttemptStarted,
-    ControlApplied,
-    GateChecked,
-    Phase,
-    Progress,
-    StageSucceeded,
-    Warned,
-    WriterOpened,
-)
+from engines.events.attempts import AttemptEnded, AttemptStarted, Phase, Progress
+from engines.events.kinds import AnyEvent
+from engines.events.results import ArtifactCommitted, GateChecked
+from engines.events.runs import ControlApplied, StageSucceeded
+from engines.events.writers import Warned, WriterOpened
 from engines.gates import holds
 from engines.inputs.record import stage_fingerprint
 from engines.journal import read_journal
@@ -277,7 +269,8 @@ SPOKEN = """
         locale.setlocale(locale.LC_ALL, "")
     except locale.Error:
         pass  # this machine does not have it; the variable is set all the same
-    from engines.events import Step, Warned
+    from engines.events.steps import Step
+    from engines.events.writers import Warned
     ctx.emit(Step(stage="s", attempt=1, step=1234567, epoch=0.5, loss=1234.5678, learning_rate=3e-4, grad_norm=math.nan,
                   tokens=1234567, loss_tokens=1, step_s=0.05, metrics={"TITLE/i": 1e21}))
     ctx.warn("İstanbul — größer")
@@ -311,7 +304,7 @@ def test_locale_and_time_zone_change_no_byte_of_a_journal_but_its_own_values(tmp
 def test_an_engine_without_free_file_numbers_keeps_its_journal_and_says_what_it_could_not_write(tmp_path: Path) -> None:
     body = """
     import resource
-    from engines.events import Warned
+    from engines.events.writers import Warned
     free = os.dup(0)
     os.close(free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))

@@ -10,7 +10,10 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.events import AnyEvent, Gap, Step, Warned, encode_record
+from engines.events.kinds import AnyEvent
+from engines.events.records import encode_record
+from engines.events.steps import Step
+from engines.events.writers import Gap, Warned
 from engines.journal import (
     CHUNK_BYTES,
     MAX_LINE_BYTES,

@@ -11,16 +11,12 @@ from pathlib import Path
 import pytest
 
 from engines import words
-from engines.events import (
-    AttemptEnded,
-    Event,
-    GateChecked,
-    RunEnded,
-    RunStarted,
-    WriterOpened,
-    decode_record,
-    encode_record,
-)
+from engines.events.attempts import AttemptEnded
+from engines.events.event import Event
+from engines.events.records import decode_record, encode_record
+from engines.events.results import GateChecked
+from engines.events.runs import RunEnded, RunStarted
+from engines.events.writers import WriterOpened
 from engines.words import EndReason, ExitCode, RunStatus, StageStatus, Verb, WriterRole, exit_code_of
 
 OPEN = [words.RunStatus, words.StageStatus, words.EndReason, words.StartReason, words.WriterRole, words.GateResult]

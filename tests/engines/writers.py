@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from engines.emitter import EventWriter
-from engines.events import AnyEvent, Gap, Step
+from engines.events.kinds import AnyEvent
+from engines.events.steps import Step
+from engines.events.writers import Gap
 from engines.journal import read_journal
 from engines.words import WriterRole
 

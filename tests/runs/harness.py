@@ -18,7 +18,8 @@ from cockpit.launching.launch import launch
 from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
 from cockpit.supervision.process_tree import kill_tree, run_processes
-from engines.events import AnyEvent, Step
+from engines.events.kinds import AnyEvent
+from engines.events.steps import Step
 from engines.journal import read_journal
 from engines.run_dir import RunDir, lock_holder, lock_is_held
 from recipes.load import load_recipe_text

@@ -13,7 +13,8 @@ from cockpit.schedule.facts import read_facts
 from cockpit.schedule.resolved_recipe import RunRecipe
 from cockpit.schedule.scheduling import EndRun, next_action
 from engines.emitter import EventWriter
-from engines.events import RunStarted, Warned
+from engines.events.runs import RunStarted
+from engines.events.writers import Warned
 from engines.run_dir import RunDir
 from engines.words import RunStatus, WriterRole
 from tests.runs.harness import (

@@ -19,7 +19,9 @@ from cockpit.replay.playback import Timeline
 from cockpit.runs.watch import RunWatch
 from cockpit.tui.screens.sources import LiveSource
 from engines.control import history, pending
-from engines.events import ControlApplied, Step, WriterOpened
+from engines.events.runs import ControlApplied
+from engines.events.steps import Step
+from engines.events.writers import WriterOpened
 from engines.identity import process_state
 from engines.run_dir import RunDir, lock_holder
 from engines.words import Verb, WriterRole

@@ -9,7 +9,8 @@ import pytest
 
 from cockpit.runs.reader import read_now
 from engines.artifacts.manifest import verify_manifest
-from engines.events import MachineSampled, SampledText
+from engines.events.machine import MachineSampled
+from engines.events.results import SampledText
 from recipes.stages.gates import unreported
 from recipes.stages.registry import tag_of_table
 from tests.runs.harness import ROOT, events, run_to_success

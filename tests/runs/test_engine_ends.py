@@ -20,7 +20,9 @@ from cockpit.supervision.engine_process import exit_reason
 from cockpit.supervision.process_tree import run_processes
 from cockpit.supervision.stop_ladder import Rung
 from engines.control import put_request
-from engines.events import AttemptEnded, AttemptStarted, GuardTripped, StageSucceeded, Step
+from engines.events.attempts import AttemptEnded, AttemptStarted
+from engines.events.runs import StageSucceeded
+from engines.events.steps import GuardTripped, Step
 from engines.run_dir import RunDir, lock_holder, lock_is_held
 from engines.words import EndReason, Verb
 from tests.runs.harness import (
@@ -152,7 +154,8 @@ LIAR = """
 import os, sys
 from pathlib import Path
 from engines.emitter import EventWriter
-from engines.events import AttemptEnded, AttemptStarted, RunEnded, StageSucceeded
+from engines.events.attempts import AttemptEnded, AttemptStarted
+from engines.events.runs import RunEnded, StageSucceeded
 from engines.stage_file import read_stage_file
 given = read_stage_file(Path(sys.argv[1]))
 run = Path(given.run_root)

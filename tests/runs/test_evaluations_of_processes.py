@@ -14,7 +14,8 @@ from cockpit.launching.launch import resume
 from cockpit.supervision.engine_process import find_engine
 from cockpit.supervision.rank_processes import rank_processes
 from engines.control import put_request
-from engines.events import AttemptEnded, StageSucceeded
+from engines.events.attempts import AttemptEnded
+from engines.events.runs import StageSucceeded
 from engines.run_dir import RunDir
 from engines.words import Verb
 from tests.engines.small_corpora import write_rows

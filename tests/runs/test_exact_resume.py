@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from cockpit.launching.launch import resume
-from engines.events import AttemptStarted, CheckpointCommitted, GuardTripped, Step
+from engines.events.attempts import AttemptStarted
+from engines.events.steps import CheckpointCommitted, GuardTripped, Step
 from engines.run_dir import RunDir
 from tests.runs.harness import engine_pid, events, launch_text, state, wait_for, wait_for_end
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engines.events import StageSucceeded
+from engines.events.runs import StageSucceeded
 from engines.run_dir import lock_holder, lock_is_held
 from tests.runs.harness import (
     assert_no_process_left,

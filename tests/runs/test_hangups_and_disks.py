@@ -14,7 +14,9 @@ import pytest
 
 from cockpit.runs.find import run_ids
 from cockpit.runs.reader import RunReader
-from engines.events import Gap, RunStarted, Step, WriterOpened
+from engines.events.runs import RunStarted
+from engines.events.steps import Step
+from engines.events.writers import Gap, WriterOpened
 from engines.run_dir import RunDir, lock_holder
 from engines.words import ExitCode, WriterRole
 from tests.cockpit.command_line import CODE_ROOT
@@ -105,7 +107,7 @@ def test_on_a_full_file_system_lifecycle_records_are_kept_for_later(tmp_path: Pa
         pytest.skip("this machine does not let root mount a tmpfs")
     try:
         from engines.emitter import EventWriter
-        from engines.events import Warned
+        from engines.events.writers import Warned
         from engines.journal import JournalReader
 
         ballast = small / "ballast"

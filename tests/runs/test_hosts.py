@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cockpit.launching.launch import launch
-from engines.events import AttemptEnded, RankReport, RanksPlaced, Step
+from engines.events.attempts import AttemptEnded, RankReport, RanksPlaced
+from engines.events.steps import Step
 from engines.journal import read_journal
 from engines.run_dir import RunDir
 from recipes.load import load_recipe_text

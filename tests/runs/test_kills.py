@@ -15,7 +15,8 @@ from _pytest.mark.structures import ParameterSet
 
 from cockpit.launching.adoption import FOLLOWER, Observer
 from cockpit.launching.launch import resume
-from engines.events import AttemptStarted, Warned, WriterOpened
+from engines.events.attempts import AttemptStarted
+from engines.events.writers import Warned, WriterOpened
 from engines.identity import Identity
 from engines.run_dir import RunDir
 from tests.runs.harness import (

@@ -20,7 +20,9 @@ from cockpit.provenance.mark import inner_pid
 from cockpit.runs.reader import read_now
 from cockpit.supervision.engine_process import EngineProcess, find_engine
 from engines.control import put_request
-from engines.events import AttemptEnded, Step, WriterOpened
+from engines.events.attempts import AttemptEnded
+from engines.events.steps import Step
+from engines.events.writers import WriterOpened
 from engines.identity import process_state
 from engines.run_dir import RunDir
 from engines.words import EndReason, MemoryEnd, Verb, WriterRole

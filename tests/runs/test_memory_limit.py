@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from cockpit.launching.start import start_supervisor
-from engines.events import AttemptEnded, GuardTripped, StageStarted, Step, StepsPlanned
+from engines.events.attempts import AttemptEnded
+from engines.events.runs import StageStarted
+from engines.events.steps import GuardTripped, Step, StepsPlanned
 from engines.run_dir import RunDir, lock_holder
 from engines.words import EndReason, StartReason
 from tests.engines.training import tiny

@@ -7,7 +7,9 @@ from pathlib import Path
 from cockpit.launching.launch import resume
 from cockpit.launching.requests import send_request
 from cockpit.runs.reader import read_now
-from engines.events import AttemptEnded, AttemptStarted, CheckpointCommitted, Warned
+from engines.events.attempts import AttemptEnded, AttemptStarted
+from engines.events.steps import CheckpointCommitted
+from engines.events.writers import Warned
 from engines.run_dir import RunDir, lock_is_held
 from engines.words import Verb
 from tests.runs.harness import (

@@ -16,7 +16,7 @@ import pytest
 from cockpit.runs.reader import RunReader, read_now
 from cockpit.runs.state import fold
 from engines.control import put_request
-from engines.events import AnyEvent
+from engines.events.kinds import AnyEvent
 from engines.words import Verb
 from tests.runs.harness import ROOT, ended, events, fake_recipe, launch_text, wait_for
 

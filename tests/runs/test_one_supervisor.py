@@ -10,7 +10,9 @@ import pytest
 
 from cockpit.launching.launch import launch
 from cockpit.launching.requests import send_request
-from engines.events import AttemptStarted, RunStarted, WriterOpened
+from engines.events.attempts import AttemptStarted
+from engines.events.runs import RunStarted
+from engines.events.writers import WriterOpened
 from engines.run_dir import RunDir, lock_holder, lock_is_held
 from engines.words import Verb
 from recipes.load import load_recipe_text

@@ -26,17 +26,9 @@ from cockpit.supervision.engine_process import find_engine
 from cockpit.supervision.process_tree import run_processes
 from cockpit.supervision.rank_processes import rank_processes
 from engines.control import put_request
-from engines.events import (
-    AttemptEnded,
-    AttemptStarted,
-    CheckpointCommitted,
-    ControlApplied,
-    GuardTripped,
-    RankEnded,
-    RankReport,
-    RanksPlaced,
-    Step,
-)
+from engines.events.attempts import AttemptEnded, AttemptStarted, RankEnded, RankReport, RanksPlaced
+from engines.events.runs import ControlApplied
+from engines.events.steps import CheckpointCommitted, GuardTripped, Step
 from engines.identity import Identity
 from engines.journal import journal_files, read_journal
 from engines.ranks.watched import read_ends

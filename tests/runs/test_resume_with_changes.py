@@ -15,7 +15,9 @@ from cockpit.provenance.trust import allow_recipe
 from cockpit.runs.health import Health
 from cockpit.schedule.recipe_changes import write_changes
 from cockpit.schedule.resolved_recipe import RunRecipe
-from engines.events import AttemptStarted, FieldChanged, RunStarted, Step
+from engines.events.attempts import AttemptStarted
+from engines.events.runs import FieldChanged, RunStarted
+from engines.events.steps import Step
 from engines.run_dir import RunDir
 from engines.words import Verb
 from recipes.problems import OperatorError

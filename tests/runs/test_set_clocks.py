@@ -13,7 +13,9 @@ from cockpit.launching.launch import resume
 from cockpit.launching.requests import send_request
 from cockpit.runs.reader import RunReader
 from cockpit.runs.summaries import summary_of
-from engines.events import AttemptStarted, RunStarted, Step
+from engines.events.attempts import AttemptStarted
+from engines.events.runs import RunStarted
+from engines.events.steps import Step
 from engines.run_dir import RunDir
 from engines.words import Verb
 from tests.runs.harness import (

@@ -25,7 +25,8 @@ from engines.artifacts.consolidate import consolidate
 from engines.artifacts.manifest import verify_manifest
 from engines.artifacts.sharded import is_in_shards
 from engines.control import put_request
-from engines.events import AttemptStarted, CheckpointCommitted, Step
+from engines.events.attempts import AttemptStarted
+from engines.events.steps import CheckpointCommitted, Step
 from engines.run_dir import RunDir
 from engines.words import Verb
 from tests.engines.training import tiny

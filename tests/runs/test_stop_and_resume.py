@@ -23,7 +23,10 @@ from cockpit.runs.reader import read_now
 from cockpit.runs.watch import RunWatch
 from cockpit.supervision.process_tree import run_processes
 from engines.emitter import EventWriter
-from engines.events import AttemptStarted, CheckpointCommitted, ControlApplied, RunStarted, StageSkipped, Warned
+from engines.events.attempts import AttemptStarted
+from engines.events.runs import ControlApplied, RunStarted, StageSkipped
+from engines.events.steps import CheckpointCommitted
+from engines.events.writers import Warned
 from engines.run_dir import RunDir
 from engines.words import ExitCode, StartReason, Verb, WriterRole
 from recipes.problems import OperatorError

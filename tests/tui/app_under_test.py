@@ -15,7 +15,7 @@ from cockpit.tui.screens.live_run import LiveRunScreen
 from cockpit.tui.screens.replay import ReplayScreen
 from cockpit.tui.screens.run import RunScreen
 from cockpit.tui.screens.sources import ReplaySource
-from engines.events import AnyEvent
+from engines.events.kinds import AnyEvent
 from tests.tui.event_source import EventSource
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from cockpit.replay.playback import Playback
 from cockpit.runs.health import Clock, Health, health
 from cockpit.runs.state import RunState
-from engines.events import AnyEvent
+from engines.events.kinds import AnyEvent
 from engines.words import RunStatus
 from tests.tui.journals import T0
 

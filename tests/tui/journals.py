@@ -9,32 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from engines.events import (
-    AnyEvent,
-    ArtifactCommitted,
-    AttemptEnded,
-    AttemptStarted,
-    CheckpointCommitted,
-    ControlApplied,
-    Device,
-    Evaluated,
-    Event,
-    GuardTripped,
-    MachineSampled,
-    Phase,
-    Progress,
-    ResumedFrom,
-    RunEnded,
-    RunStarted,
-    StageFailed,
-    StageStarted,
-    StageSucceeded,
-    Step,
-    Warned,
-    WriterOpened,
-    decode_record,
-    encode_record,
-)
+from engines.events.attempts import AttemptEnded, AttemptStarted, Phase, Progress, ResumedFrom
+from engines.events.event import Event
+from engines.events.kinds import AnyEvent
+from engines.events.machine import Device, MachineSampled
+from engines.events.records import decode_record, encode_record
+from engines.events.results import ArtifactCommitted, Evaluated
+from engines.events.runs import ControlApplied, RunEnded, RunStarted, StageFailed, StageStarted, StageSucceeded
+from engines.events.steps import CheckpointCommitted, GuardTripped, Step
+from engines.events.writers import Warned, WriterOpened
 from engines.words import EndReason, RunStatus, StartReason, WriterRole
 
 T0 = 1_795_000_000.0

@@ -5,20 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from engines.events import (
-    AttemptStarted,
-    CheckpointCommitted,
-    CheckpointRemoved,
-    Event,
-    RunEnded,
-    RunStarted,
-    StageStarted,
-    StageSucceeded,
-    Step,
-    Warned,
-    WriterOpened,
-    encode_record,
-)
+from engines.events.attempts import AttemptStarted
+from engines.events.event import Event
+from engines.events.records import encode_record
+from engines.events.runs import RunEnded, RunStarted, StageStarted, StageSucceeded
+from engines.events.steps import CheckpointCommitted, CheckpointRemoved, Step
+from engines.events.writers import Warned, WriterOpened
 from engines.run_dir import RunDir, create_run_dir
 from engines.words import RunStatus, StartReason, WriterRole
 

@@ -13,17 +13,11 @@ from textual.app import ComposeResult
 from textual.widgets import DataTable, Input, Label, RichLog, Static
 
 from cockpit.tui.app import CockpitApp
-from engines.events import (
-    AttemptEnded,
-    CheckpointCommitted,
-    ControlApplied,
-    Phase,
-    Progress,
-    RunEnded,
-    SampledText,
-    StageFailed,
-    Warned,
-)
+from engines.events.attempts import AttemptEnded, Phase, Progress
+from engines.events.results import SampledText
+from engines.events.runs import ControlApplied, RunEnded, StageFailed
+from engines.events.steps import CheckpointCommitted
+from engines.events.writers import Warned
 from engines.words import EndReason, RunStatus
 from tests.cockpit.text.test_safe_text import PAYLOADS
 from tests.tui import journals

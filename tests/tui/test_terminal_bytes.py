@@ -12,7 +12,8 @@ import msgspec
 import pytest
 from textual._compositor import ChopsUpdate
 
-from engines.events import AnyEvent, Step
+from engines.events.kinds import AnyEvent
+from engines.events.steps import Step
 from tests.tui import journals
 from tests.tui.app_under_test import replay_app, settled
 from tests.tui.terminal import Terminal, show_run

@@ -19,7 +19,7 @@ from cockpit.runs.state import RunState
 from cockpit.runs.tail import RunTail
 from cockpit.text.output import print_out, say
 from cockpit.text.safe_text import safe_text
-from engines.events import AnyEvent
+from engines.events.kinds import AnyEvent
 from engines.files import atomic_file
 from engines.run_dir import RunDir
 from engines.words import ExitCode

@@ -16,7 +16,7 @@ from cockpit.tui.charts.canvas import usual_distance
 from cockpit.tui.charts.chart import ChartData
 from cockpit.tui.charts.lane import Lane, LaneMark, MarkKind
 from cockpit.tui.look.theme import ascii_only
-from engines.events import Device
+from engines.events.machine import Device
 from engines.words import IGNORED, StageStatus
 
 SMOOTHING = (0.0, 0.6, 0.9, 0.97, 0.99)

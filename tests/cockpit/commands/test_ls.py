@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cockpit.commands import ls
-from engines.events import AttemptStarted, Progress, RunStarted, StageStarted
+from engines.events.attempts import AttemptStarted, Progress
+from engines.events.runs import RunStarted, StageStarted
 from engines.words import StartReason
 from tests.tui.journals import Journal
 

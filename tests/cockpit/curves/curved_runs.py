@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from engines.events import (
-    AttemptStarted,
-    Evaluated,
-    Event,
-    ResumedFrom,
-    RunEnded,
-    RunStarted,
-    Step,
-    WriterOpened,
-    encode_record,
-)
+from engines.events.attempts import AttemptStarted, ResumedFrom
+from engines.events.event import Event
+from engines.events.records import encode_record
+from engines.events.results import Evaluated
+from engines.events.runs import RunEnded, RunStarted
+from engines.events.steps import Step
+from engines.events.writers import WriterOpened
 from engines.run_dir import RunDir, create_run_dir
 from engines.words import RunStatus, StartReason, WriterRole
 

@@ -16,7 +16,7 @@ from cockpit.runs import tail
 from cockpit.runs.reader import read_now
 from cockpit.schedule.facts import read_facts
 from engines.emitter import EventWriter
-from engines.events import Warned
+from engines.events.writers import Warned
 from engines.run_dir import Lock, RunDir
 from engines.words import ExitCode, StartReason, WriterRole
 from tests.cockpit.command_line import CommandLine

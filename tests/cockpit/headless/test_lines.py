@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cockpit.headless.lines import event_line, has_line, stage_line
 from cockpit.runs.state import fold
-from engines.events import EngineRecovered, EngineStalled
+from engines.events.attempts import EngineRecovered, EngineStalled
 from tests.tui import journals
 
 

@@ -15,20 +15,10 @@ from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState, fold
 from cockpit.text.text_table import cells
 from cockpit.tui.widgets.stage_panel import stage_panel
-from engines.events import (
-    AnyEvent,
-    ArtifactCommitted,
-    AttemptEnded,
-    AttemptStarted,
-    ControlApplied,
-    Evaluated,
-    RunEnded,
-    RunStarted,
-    SampledText,
-    StageFailed,
-    StageStarted,
-    StageSucceeded,
-)
+from engines.events.attempts import AttemptEnded, AttemptStarted
+from engines.events.kinds import AnyEvent
+from engines.events.results import ArtifactCommitted, Evaluated, SampledText
+from engines.events.runs import ControlApplied, RunEnded, RunStarted, StageFailed, StageStarted, StageSucceeded
 from engines.journal import Record
 from engines.run_dir import RunDir
 from engines.words import EndReason, RunStatus, StartReason

@@ -9,7 +9,8 @@ import pytest
 
 from cockpit.cli import main
 from engines.emitter import EventWriter
-from engines.events import AttemptStarted, CheckpointCommitted
+from engines.events.attempts import AttemptStarted
+from engines.events.steps import CheckpointCommitted
 from engines.words import WriterRole
 from tests.cockpit.runs.journaled_runs import a_run, write_journal
 

@@ -12,19 +12,11 @@ from cockpit.headless.speed import Speed, limit_words, speed_of
 from cockpit.runs.ending import Ending, last_lines
 from cockpit.runs.log_lines import line_of
 from cockpit.runs.state import RunState, fold
-from engines.events import (
-    AttemptEnded,
-    AttemptStarted,
-    CheckpointCommitted,
-    Evaluated,
-    MachineSampled,
-    RunEnded,
-    RunStarted,
-    StageFailed,
-    StageStarted,
-    StageSucceeded,
-    Step,
-)
+from engines.events.attempts import AttemptEnded, AttemptStarted
+from engines.events.machine import MachineSampled
+from engines.events.results import Evaluated
+from engines.events.runs import RunEnded, RunStarted, StageFailed, StageStarted, StageSucceeded
+from engines.events.steps import CheckpointCommitted, Step
 from engines.run_dir import RunDir
 from engines.words import EndReason, RunStatus, StartReason
 from tests.tui.journals import Journal

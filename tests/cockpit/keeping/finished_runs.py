@@ -8,17 +8,12 @@ from typing import Any
 
 from engines.artifacts.custody import Parent, custody_of
 from engines.artifacts.manifest import manifest_sha256, write_manifest
-from engines.events import (
-    AttemptStarted,
-    CheckpointCommitted,
-    Event,
-    ResumedFrom,
-    RunEnded,
-    RunStarted,
-    StageSucceeded,
-    WriterOpened,
-    encode_record,
-)
+from engines.events.attempts import AttemptStarted, ResumedFrom
+from engines.events.event import Event
+from engines.events.records import encode_record
+from engines.events.runs import RunEnded, RunStarted, StageSucceeded
+from engines.events.steps import CheckpointCommitted
+from engines.events.writers import WriterOpened
 from engines.run_dir import RunDir, create_run_dir
 from engines.words import RunStatus, StartReason, WriterRole
 

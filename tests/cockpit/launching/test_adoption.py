@@ -25,7 +25,7 @@ from cockpit.launching.adoption import (
 from cockpit.runs.reader import read_now
 from cockpit.schedule.facts import read_facts
 from engines.emitter import EventWriter
-from engines.events import AttemptEnded
+from engines.events.attempts import AttemptEnded
 from engines.run_dir import Lock, RunDir, RunDirError
 from engines.words import EndReason, StartReason, WriterRole
 from recipes.problems import OperatorError

@@ -14,7 +14,7 @@ from cockpit.launching.answers import not_taken_words, wait_for_answer
 from cockpit.launching.requests import EFFECTS, Outcome, effect_of, send_request
 from engines.control import pending
 from engines.emitter import EventWriter
-from engines.events import RunEnded, RunStarted
+from engines.events.runs import RunEnded, RunStarted
 from engines.run_dir import Lock, RunDir, create_run_dir
 from engines.words import RunStatus, StartReason, Verb, WriterRole
 from recipes.problems import OperatorError

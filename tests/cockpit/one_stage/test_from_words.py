@@ -8,7 +8,7 @@ import pytest
 
 from cockpit.one_stage.from_words import export_text, merge_text, stage_sets
 from cockpit.one_stage.recipe import OneStageRecipe
-from engines.events import RunEnded, RunStarted, StageStarted, StageSucceeded
+from engines.events.runs import RunEnded, RunStarted, StageStarted, StageSucceeded
 from engines.run_dir import RunDir
 from engines.words import RunStatus, StartReason
 from recipes.load import load_recipe_text

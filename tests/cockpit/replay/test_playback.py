@@ -14,7 +14,8 @@ from cockpit.replay import playback as module
 from cockpit.replay.playback import LONGEST_PAUSE_S, Playback, Timeline
 from cockpit.replay.recorded import RecordedEvents
 from cockpit.runs.state import fold
-from engines.events import AnyEvent, Step
+from engines.events.kinds import AnyEvent
+from engines.events.steps import Step
 from engines.journal import read_journal
 from tests.tui import journals
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from cockpit.provenance.mark import RunMark
 from cockpit.provenance.trust import seal
 from engines.emitter import EventWriter
-from engines.events import AttemptEnded, AttemptStarted, RunEnded, RunStarted, StageStarted, Step
+from engines.events.attempts import AttemptEnded, AttemptStarted
+from engines.events.runs import RunEnded, RunStarted, StageStarted
+from engines.events.steps import Step
 from engines.identity import Identity
 from engines.run_dir import RunDir, create_run_dir
 from engines.words import EndReason, RunStatus, StartReason, WriterRole

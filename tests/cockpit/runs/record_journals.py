@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 
 import cockpit
-from engines.events import AnyEvent, Event, encode_record
+from engines.events.event import Event
+from engines.events.kinds import AnyEvent
+from engines.events.records import encode_record
 from tests.runs.harness import fake_recipe, launch_text, nothing_left, wait_for_end
 
 RELEASED = Path(__file__).parent / "released"

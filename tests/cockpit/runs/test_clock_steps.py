@@ -15,20 +15,13 @@ from cockpit.runs.state import RunState, fold
 from cockpit.schedule.facts import RunFacts, add_facts
 from cockpit.schedule.resolved_recipe import InputRef, RunRecipe
 from cockpit.schedule.scheduling import next_action
-from engines.events import (
-    AnyEvent,
-    AttemptEnded,
-    AttemptStarted,
-    ControlApplied,
-    Event,
-    MachineSampled,
-    RunEnded,
-    RunStarted,
-    StageStarted,
-    StageSucceeded,
-    Step,
-    WriterOpened,
-)
+from engines.events.attempts import AttemptEnded, AttemptStarted
+from engines.events.event import Event
+from engines.events.kinds import AnyEvent
+from engines.events.machine import MachineSampled
+from engines.events.runs import ControlApplied, RunEnded, RunStarted, StageStarted, StageSucceeded
+from engines.events.steps import Step
+from engines.events.writers import WriterOpened
 from engines.words import EndReason, RunStatus, StartReason, WriterRole
 from recipes.schema import Recipe
 

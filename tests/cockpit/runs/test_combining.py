@@ -10,23 +10,12 @@ import pytest
 
 from cockpit.runs.state import RunState, fold
 from cockpit.runs.writer_facts import Track, WriterFacts
-from engines.events import (
-    AnyEvent,
-    AttemptEnded,
-    AttemptStarted,
-    CheckpointCommitted,
-    ControlApplied,
-    Evaluated,
-    Gap,
-    Phase,
-    RunEnded,
-    RunStarted,
-    StageFailed,
-    StageStarted,
-    StageSucceeded,
-    Step,
-    WriterOpened,
-)
+from engines.events.attempts import AttemptEnded, AttemptStarted, Phase
+from engines.events.kinds import AnyEvent
+from engines.events.results import Evaluated
+from engines.events.runs import ControlApplied, RunEnded, RunStarted, StageFailed, StageStarted, StageSucceeded
+from engines.events.steps import CheckpointCommitted, Step
+from engines.events.writers import Gap, WriterOpened
 from engines.words import EndReason, RunStatus, StartReason, WriterRole
 from tests.cockpit.runs.test_state import interleaved
 from tests.tui import journals

@@ -18,7 +18,12 @@ from cockpit.headless.report import report_lines
 from cockpit.runs.diagnosis import MIN_EVALUATIONS, Curves, Trouble, diagnose
 from cockpit.runs.health import Clock, health
 from cockpit.runs.state import RunState
-from engines.events import AnyEvent, AttemptStarted, Evaluated, RunStarted, StageStarted, Step, WriterOpened
+from engines.events.attempts import AttemptStarted
+from engines.events.kinds import AnyEvent
+from engines.events.results import Evaluated
+from engines.events.runs import RunStarted, StageStarted
+from engines.events.steps import Step
+from engines.events.writers import WriterOpened
 from engines.words import RunStatus, StartReason, WriterRole
 
 RECORDED = Path(__file__).with_name("recorded_curves.json")

@@ -10,15 +10,10 @@ import pytest
 
 from cockpit.runs.eta import PlannedStage, read_plan, stage_time_left, time_left
 from cockpit.runs.state import fold
-from engines.events import (
-    AttemptStarted,
-    CheckpointCommitted,
-    ControlApplied,
-    Evaluated,
-    RunStarted,
-    StageStarted,
-    Step,
-)
+from engines.events.attempts import AttemptStarted
+from engines.events.results import Evaluated
+from engines.events.runs import ControlApplied, RunStarted, StageStarted
+from engines.events.steps import CheckpointCommitted, Step
 from engines.run_dir import RunDir
 from engines.words import StartReason
 from tests.tui import journals

@@ -14,23 +14,13 @@ from hypothesis import strategies as st
 
 from cockpit.runs.health import STALLED_S, Clock, Health, Processes, health, process_states
 from cockpit.runs.state import fold
-from engines.events import (
-    AnyEvent,
-    AttemptEnded,
-    CheckpointCommitted,
-    CheckpointRemoved,
-    ControlApplied,
-    Device,
-    EngineRecovered,
-    EngineStalled,
-    Event,
-    MachineSampled,
-    Phase,
-    Progress,
-    StageStarted,
-    Step,
-    Warned,
-)
+from engines.events.attempts import AttemptEnded, EngineRecovered, EngineStalled, Phase, Progress
+from engines.events.event import Event
+from engines.events.kinds import AnyEvent
+from engines.events.machine import Device, MachineSampled
+from engines.events.runs import ControlApplied, StageStarted
+from engines.events.steps import CheckpointCommitted, CheckpointRemoved, Step
+from engines.events.writers import Warned
 from engines.identity import Identity
 from engines.words import EndReason, HealthWord, RunStatus
 from tests.tui import journals

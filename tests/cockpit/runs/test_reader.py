@@ -11,7 +11,9 @@ import pytest
 from cockpit.provenance.mark import SAMPLER_MODULE, SUPERVISOR_MODULE
 from cockpit.runs.reader import RunReader, read_now
 from cockpit.runs.state import fold
-from engines.events import AnyEvent, WriterOpened, encode_record
+from engines.events.kinds import AnyEvent
+from engines.events.records import encode_record
+from engines.events.writers import WriterOpened
 from engines.identity import Identity
 from engines.journal import Record, read_journal
 from engines.run_dir import Lock, RunDir

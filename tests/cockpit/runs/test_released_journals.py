@@ -15,7 +15,9 @@ import pytest
 import cockpit
 from cockpit.headless.report import report_lines
 from cockpit.runs.state import fold
-from engines.events import AnyEvent, decode_record, kind_of
+from engines.events.event import kind_of
+from engines.events.kinds import AnyEvent
+from engines.events.records import decode_record
 from engines.journal import JournalReader, read_journal
 
 RELEASED = Path(__file__).parent / "released"

@@ -15,7 +15,9 @@ from cockpit.runs import index_store, reader
 from cockpit.runs.index_store import index_folder, index_path
 from cockpit.runs.reader import RunReader, read_now
 from cockpit.runs.state import RunState, fold
-from engines.events import AnyEvent, Warned, encode_record
+from engines.events.kinds import AnyEvent
+from engines.events.records import encode_record
+from engines.events.writers import Warned
 from engines.journal import JournalReader, read_journal
 from engines.run_dir import RunDir
 from tests.cockpit.runs.journaled_runs import a_run, write_journal

@@ -10,25 +10,20 @@ from hypothesis import strategies as st
 
 from cockpit.runs.eta import stage_time_left
 from cockpit.runs.state import RunState, fold
-from engines.events import (
-    AnyEvent,
-    AttemptEnded,
-    AttemptStarted,
-    CheckpointRemoved,
+from engines.events.attempts import AttemptEnded, AttemptStarted, Phase, ResumedFrom
+from engines.events.kinds import AnyEvent
+from engines.events.records import decode_record
+from engines.events.runs import (
     ControlApplied,
-    Gap,
-    Phase,
-    ResumedFrom,
     RunEnded,
     RunStarted,
     StageFailed,
     StageSkipped,
     StageStarted,
     StageSucceeded,
-    Step,
-    Warned,
-    decode_record,
 )
+from engines.events.steps import CheckpointRemoved, Step
+from engines.events.writers import Gap, Warned
 from engines.words import EndReason, ExitCode, RunStatus, StartReason, exit_code_of
 from tests.tui import journals
 from tests.tui.journals import Journal

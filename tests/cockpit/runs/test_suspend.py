@@ -8,7 +8,7 @@ import pytest
 from cockpit.runs.eta import stage_time_left
 from cockpit.runs.health import Clock, health
 from cockpit.runs.state import fold
-from engines.events import Step
+from engines.events.steps import Step
 from tests.cockpit.runs.test_health import training
 from tests.tui.journals import T0
 

@@ -12,20 +12,13 @@ from hypothesis import strategies as st
 
 from cockpit.runs.tail import MOST_WITHHELD, RunTail
 from cockpit.supervision.relay import Relay
-from engines.events import (
-    ArtifactCommitted,
-    AttemptEnded,
-    CheckpointCommitted,
-    ControlApplied,
-    Event,
-    Gap,
-    Phase,
-    RunEnded,
-    StageSucceeded,
-    Warned,
-    WriterOpened,
-    encode_record,
-)
+from engines.events.attempts import AttemptEnded, Phase
+from engines.events.event import Event
+from engines.events.records import encode_record
+from engines.events.results import ArtifactCommitted
+from engines.events.runs import ControlApplied, RunEnded, StageSucceeded
+from engines.events.steps import CheckpointCommitted
+from engines.events.writers import Gap, Warned, WriterOpened
 from engines.journal import Record, read_journal
 from engines.run_dir import Lock, RunDir
 from engines.words import EndReason, RunStatus, WriterRole

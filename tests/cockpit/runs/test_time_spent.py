@@ -7,7 +7,9 @@ import pytest
 
 from cockpit.headless.report import report_lines
 from cockpit.runs.state import RunState, fold
-from engines.events import AttemptEnded, RunEnded, StageSkipped, StageSucceeded, Step
+from engines.events.attempts import AttemptEnded
+from engines.events.runs import RunEnded, StageSkipped, StageSucceeded
+from engines.events.steps import Step
 from engines.words import EndReason, RunStatus
 from tests.cockpit.runs.test_clock_steps import Story
 from tests.tui import journals

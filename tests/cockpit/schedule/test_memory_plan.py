@@ -10,7 +10,10 @@ from cockpit.schedule.facts import RunFacts, add_facts
 from cockpit.schedule.memory_plan import new_values
 from cockpit.schedule.resolved_recipe import RunRecipe
 from cockpit.schedule.scheduling import EndRun, RunStage, next_action
-from engines.events import Adjusted, AnyEvent, AttemptEnded, AttemptStarted, RunStarted, StageStarted, WriterOpened
+from engines.events.attempts import AttemptEnded, AttemptStarted
+from engines.events.kinds import AnyEvent
+from engines.events.runs import Adjusted, RunStarted, StageStarted
+from engines.events.writers import WriterOpened
 from engines.words import EndReason, MemoryEnd, RunStatus, StartReason, WriterRole
 from recipes.schema import Recipe
 from recipes.stages.pretrain import PretrainStage

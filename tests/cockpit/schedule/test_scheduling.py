@@ -11,20 +11,12 @@ import pytest
 from cockpit.schedule.facts import RunFacts, StageFacts, add_facts
 from cockpit.schedule.resolved_recipe import InputRef, RunRecipe
 from cockpit.schedule.scheduling import EndRun, RunStage, next_action
-from engines.events import (
-    AnyEvent,
-    AttemptEnded,
-    AttemptStarted,
-    Event,
-    FieldChanged,
-    GuardTripped,
-    ResumedFrom,
-    RunEnded,
-    RunStarted,
-    StageStarted,
-    StageSucceeded,
-    WriterOpened,
-)
+from engines.events.attempts import AttemptEnded, AttemptStarted, ResumedFrom
+from engines.events.event import Event
+from engines.events.kinds import AnyEvent
+from engines.events.runs import FieldChanged, RunEnded, RunStarted, StageStarted, StageSucceeded
+from engines.events.steps import GuardTripped
+from engines.events.writers import WriterOpened
 from engines.guards import DAMAGED_START
 from engines.words import EndReason, RunStatus, StartReason, WriterRole
 from recipes.schema import Recipe

@@ -17,16 +17,10 @@ from engines.commit import commit_output
 from engines.context import Artifact, Input, StageContext, StageResult
 from engines.emitter import EventWriter
 from engines.evaluate.results import evaluate_tasks, write_results
-from engines.events import (
-    AttemptEnded,
-    AttemptStarted,
-    Evaluated,
-    GateChecked,
-    RunEnded,
-    RunStarted,
-    StageStarted,
-    Step,
-)
+from engines.events.attempts import AttemptEnded, AttemptStarted
+from engines.events.results import Evaluated, GateChecked
+from engines.events.runs import RunEnded, RunStarted, StageStarted
+from engines.events.steps import Step
 from engines.files import file_sha256
 from engines.judging.answers import Kept
 from engines.judging.checks import Judges

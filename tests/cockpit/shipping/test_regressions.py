@@ -16,7 +16,8 @@ import pytest
 from cockpit.shipping.check import Result
 from cockpit.shipping.judge import Judged, judge_file
 from engines.artifacts.manifest import read_manifest, write_manifest
-from engines.events import Evaluated, StageSucceeded
+from engines.events.results import Evaluated
+from engines.events.runs import StageSucceeded
 from engines.files import file_sha256
 from engines.judging.shares.counts import paired_shares
 from engines.llama.gguf_file import read_gguf

@@ -17,7 +17,10 @@ from cockpit.supervision.engine_process import EngineProcess
 from cockpit.supervision.engine_watch import STACKS_SIGNAL, EngineWatch, catches, cpu_s
 from cockpit.supervision.newest import MOST_BYTES, NewestRecords
 from engines.emitter import EventWriter
-from engines.events import AttemptEnded, EngineRecovered, EngineStalled, Phase, RanksPlaced, Step, Warned, encode_record
+from engines.events.attempts import AttemptEnded, EngineRecovered, EngineStalled, Phase, RanksPlaced
+from engines.events.records import encode_record
+from engines.events.steps import Step
+from engines.events.writers import Warned
 from engines.identity import Identity
 from engines.journal import read_journal
 from engines.run_dir import RunDir, create_run_dir

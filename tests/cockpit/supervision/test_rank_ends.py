@@ -9,7 +9,7 @@ import pytest
 
 from cockpit.supervision.rank_ends import cause_of_ranks
 from engines.emitter import EventWriter
-from engines.events import RankEnded
+from engines.events.attempts import RankEnded
 from engines.ranks.watched import RankEnd, WatchedRanks, read_ends
 from engines.run_dir import RunDir, create_run_dir
 from engines.words import EndReason, WriterRole

@@ -13,7 +13,8 @@ import pytest
 
 from cockpit.runs.live_stream import LiveStream, socket_folder, socket_path
 from cockpit.supervision.relay import CLIENT_BUFFER_BYTES, MOST_CLIENTS, REST_BYTES, Relay
-from engines.events import Gap, encode_record
+from engines.events.records import encode_record
+from engines.events.writers import Gap
 
 
 @pytest.fixture(autouse=True)

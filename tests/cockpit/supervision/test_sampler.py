@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from engines.events import AnyEvent, MachineSampled, Warned, WriterOpened
+from engines.events.kinds import AnyEvent
+from engines.events.machine import MachineSampled
+from engines.events.writers import Warned, WriterOpened
 from engines.journal import read_journal
 from tests.cockpit.supervision.fake_nvml import CRASHES
 from tests.patience import PATIENCE_S

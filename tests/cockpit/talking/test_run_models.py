@@ -7,7 +7,7 @@ from pathlib import Path
 from cockpit.one_stage.sources import Source
 from cockpit.runs.stage_view import StageView
 from cockpit.talking.run_models import run_models
-from engines.events import ArtifactCommitted
+from engines.events.results import ArtifactCommitted
 from engines.run_dir import RunDir
 from engines.words import StageStatus
 

@@ -13,7 +13,7 @@ import pytest
 from engines.artifacts.checkpoints import Checkpoint, clean_leftovers, scan
 from engines.artifacts.manifest import verify_manifest
 from engines.context import ResumePoint
-from engines.events import CheckpointCommitted, CheckpointRemoved
+from engines.events.steps import CheckpointCommitted, CheckpointRemoved
 from engines.fake.stage import run as fake
 from engines.journal import read_journal
 from engines.run_dir import RunDir

@@ -15,7 +15,7 @@ from engines.data.hard_strings import HARD_STRINGS, ORDINARY
 from engines.data.shards import TokenShard
 from engines.data.stage import run
 from engines.data.text import prepare_text
-from engines.events import Warned
+from engines.events.writers import Warned
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import fresh, stdlib_text, tokenizer_of, write_tree
 from tests.stage_context import TriedContext, make_context

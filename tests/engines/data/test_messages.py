@@ -21,7 +21,7 @@ from engines.data.readers.row import MessageRow
 from engines.data.split import SPLITS
 from engines.data.stage import run
 from engines.data.text import prepare_text
-from engines.events import Progress
+from engines.events.attempts import Progress
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import fresh, stdlib_text, write_tree
 from tests.stage_context import make_context

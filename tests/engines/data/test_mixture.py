@@ -12,7 +12,7 @@ import pytest
 from engines.data.documents import read_documents
 from engines.data.split import SPLITS
 from engines.data.stage import run
-from engines.events import Warned
+from engines.events.writers import Warned
 from engines.inputs.files_read import files_read, sources_of
 from engines.inputs.mixture import SourceShare, shares_of, targets_of
 from recipes.problems import OperatorError

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from engines.data.text import prepare_text
-from engines.events import Warned
+from engines.events.writers import Warned
 from recipes.problems import OperatorError
 from recipes.stages.kind import StageKind
 from recipes.stages.registry import STAGE_TYPES, row_of

@@ -22,7 +22,7 @@ from engines.data.preparing.rows import RowOptions, prepare_rows
 from engines.data.preparing.stage import metrics_of, warnings_of
 from engines.data.split import SPLITS
 from engines.data.stage import run
-from engines.events import Warned
+from engines.events.writers import Warned
 from engines.inputs.files_read import files_read, sources_of
 from recipes.problems import OperatorError
 from recipes.stages.prepare import PrepareMessages

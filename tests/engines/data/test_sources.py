@@ -21,7 +21,7 @@ from engines.data.sources.pieces import pieces_of
 from engines.data.sources.report import what_to_know
 from engines.data.split import SPLITS
 from engines.data.text import prepare_text
-from engines.events import Warned
+from engines.events.writers import Warned
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import fresh, write_tree
 from tests.stage_context import make_context

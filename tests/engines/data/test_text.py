@@ -16,7 +16,7 @@ from engines.data.sources.documents import SourceFields
 from engines.data.sources.report import what_to_know
 from engines.data.split import SPLITS
 from engines.data.text import prepare_text
-from engines.events import Phase, Progress
+from engines.events.attempts import Phase, Progress
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import fresh, write_tree
 from tests.stage_context import make_context

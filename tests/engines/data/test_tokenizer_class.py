@@ -9,7 +9,7 @@ import pytest
 
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.evaluate.model import load_model
-from engines.events import Warned
+from engines.events.writers import Warned
 from engines.finetune.model import load_base
 from recipes.problems import OperatorError
 from tests.exporters.exporting import export

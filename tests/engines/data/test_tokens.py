@@ -20,7 +20,7 @@ from engines.data.split import SPLITS
 from engines.data.stage import run
 from engines.data.text import prepare_text
 from engines.data.tokens_manifest import check_tokenizer, dtype_for, read_tokens_manifest, tokens_problems
-from engines.events import Progress
+from engines.events.attempts import Progress
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import fresh, stdlib_text, tokenizer_of, tokens_of, write_tree
 from tests.stage_context import make_context

@@ -16,7 +16,7 @@ import pytest
 
 from engines.evaluate import stage as evaluate
 from engines.evaluate import stage_tests
-from engines.events import Warned
+from engines.events.writers import Warned
 from engines.training.fitting import Fitting
 from recipes.problems import OperatorError
 from recipes.stages.evaluate import EvaluateStage

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from engines.context import StageFailedError, StopRequested
 from engines.evaluate import lm_eval
 from engines.evaluate.lm_eval import metrics_of, run_lm_eval
-from engines.events import ProgramUsed
+from engines.events.attempts import ProgramUsed
 from engines.words import Verb
 from recipes.problems import OperatorError
 from recipes.stages.evaluate import EvaluateStage

@@ -14,7 +14,9 @@ from engines.data.readers.row import Message, MessageRow
 from engines.evaluate.answers import choose_questions
 from engines.evaluate.evaluate import perplexity
 from engines.evaluate.stage import run
-from engines.events import Evaluated, Progress, SampledText, Warned
+from engines.events.attempts import Progress
+from engines.events.results import Evaluated, SampledText
+from engines.events.writers import Warned
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import stdlib_text, tiny_model, tokenizer_of, tokens_of, write_rows
 from tests.stage_context import make_context

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from engines.context import StopRequested
 from engines.evaluate import stage_tests
 from engines.evaluate.stage import run
-from engines.events import GateChecked, SampledText
+from engines.events.results import GateChecked, SampledText
 from engines.gates import check_gates
 from engines.judging.sets.general import general_set
 from engines.judging.unit_tests import programs_of

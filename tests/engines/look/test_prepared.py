@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines.data.preparing.stage import run_rows
-from engines.events import Warned
+from engines.events.writers import Warned
 from engines.look import prepared
 from engines.look.answer import Job
 from engines.look.prepared import prepared_rows

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from engines.events import Device, UsedDevice
+from engines.events.attempts import UsedDevice
+from engines.events.machine import Device
 from engines.machine.device_identity import is_same, of_properties, pci_of_nvml
 
 UUID = "5ba1a3f4-3d2c-4d3e-9a57-0c4a5c0f9c11"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from engines.events import Step
+from engines.events.steps import Step
 from recipes.stages.dpo import LOSS_TYPES
 from tests.engines.preference import by_hand
 from tests.engines.preference.pairs import DPO, WHOLE, write_pairs

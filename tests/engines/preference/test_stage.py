@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from engines.events import ControlApplied, Evaluated, SampledText, Step
+from engines.events.results import Evaluated, SampledText
+from engines.events.runs import ControlApplied
+from engines.events.steps import Step
 from engines.words import Verb
 from recipes.problems import OperatorError
 from tests.engines.preference.pairs import DPO, WHOLE, row, write_pairs

@@ -129,7 +129,7 @@ def one(tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, dict[str, Pa
 
 
 def steps_of(ctx: Any) -> list[dict[str, Any]]:
-    from engines.events import Step
+    from engines.events.steps import Step
 
     return [msgspec.to_builtins(step) for step in of_kind(ctx, Step)]
 
@@ -160,7 +160,7 @@ def test_the_libraries_advise_nothing(folder: Path) -> None:
     ],
 )
 def test_two_processes_train_as_one_does(folder: Path, one: Callable[..., Any], name: str, like: str) -> None:
-    from engines.events import Evaluated
+    from engines.events.results import Evaluated
 
     ctx, result = one(like)
     found = Record(folder, name)

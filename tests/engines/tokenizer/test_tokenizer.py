@@ -15,7 +15,7 @@ from engines.context import StageFailedError, StopRequested
 from engines.data.encoders import SentencePieceEncoder
 from engines.data.special_pieces import SPACE_MARK, SPECIAL_PIECES
 from engines.data.text import prepare_text
-from engines.events import Phase, Progress
+from engines.events.attempts import Phase, Progress
 from engines.tokenizer.parity import EDGE_TEXTS, check_parity, check_text
 from engines.tokenizer.stage import run
 from engines.tokenizer.train import CHUNK_CHARACTERS, TrainingText, chunks, train_model

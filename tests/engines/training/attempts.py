@@ -14,7 +14,8 @@ from engines.artifacts.checkpoints import scan_attempt
 from engines.artifacts.manifest import verify_manifest
 from engines.context import GuardTrippedError, ResumePoint, StageResult, StopRequested
 from engines.control import put_request
-from engines.events import CheckpointCommitted, Event, Step
+from engines.events.event import Event
+from engines.events.steps import CheckpointCommitted, Step
 from engines.run_dir import RunDir
 from engines.words import Verb
 from tests.patience import PATIENCE_S

@@ -100,7 +100,8 @@ def prepare(at: str, step: int, count: int) -> None:
     import torch
 
     from engines.context import StageContext
-    from engines.events import CheckpointCommitted, CheckpointRemoved, Phase, Step
+    from engines.events.attempts import Phase
+    from engines.events.steps import CheckpointCommitted, CheckpointRemoved, Step
     from engines.finetune import stage as finetune
     from engines.training.saves.staging import _Copies
     from engines.training.saving import CheckpointWriter

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from engines.context import GuardTrippedError, StopRequested
-from engines.events import SampledText
+from engines.events.results import SampledText
 from tests.engines.training.attempts import context
 from tests.stage_context import TriedContext
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from engines.data.stage import run as prepare
 from engines.evaluate.stage import run as evaluate
-from engines.events import SampledText
+from engines.events.results import SampledText
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import write_tree
 from tests.engines.training.attempts import context, of_kind, run_stage

@@ -12,7 +12,10 @@ import pytest
 from engines.artifacts.checkpoints import scan_attempt
 from engines.artifacts.manifest import read_manifest, verify_manifest
 from engines.control import put_request
-from engines.events import CheckpointCommitted, CheckpointStaged, ControlApplied, Event, GuardTripped, Step, Warned
+from engines.events.event import Event
+from engines.events.runs import ControlApplied
+from engines.events.steps import CheckpointCommitted, CheckpointStaged, GuardTripped, Step
+from engines.events.writers import Warned
 from engines.run_dir import RunDir
 from engines.training import saving
 from engines.training.saves import room

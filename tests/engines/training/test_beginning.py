@@ -10,7 +10,8 @@ import pytest
 from engines.artifacts.custody import ancestors
 from engines.artifacts.manifest import manifest_sha256, read_manifest, write_manifest
 from engines.commit import commit_output
-from engines.events import Phase, Step
+from engines.events.attempts import Phase
+from engines.events.steps import Step
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError
 from tests.engines.training.attempts import context, of_kind, resume_point, run_stage, trajectory

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from engines.artifacts.checkpoints import scan_attempt
-from engines.events import CheckpointCommitted, Evaluated, Step, StepsPlanned, Warned
+from engines.events.results import Evaluated
+from engines.events.steps import CheckpointCommitted, Step, StepsPlanned
+from engines.events.writers import Warned
 from engines.training.watch import EarlyStopping
 from recipes.stages.pretrain import PretrainStage
 from recipes.stages.steps import eval_every, planned_steps, save_every, times_due

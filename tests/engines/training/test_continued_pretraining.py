@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engines.events import Evaluated, SampledText, Step
+from engines.events.results import Evaluated, SampledText
+from engines.events.steps import Step
 from engines.look.answer import Job
 from engines.look.stage_look import look_at
 from engines.training.schedule import Schedule

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engines.events import Step
+from engines.events.steps import Step
 from recipes.load import load_recipe_text
 from recipes.problems import RecipeError
 from recipes.stages.decoder.model_types import MODEL_TYPES

@@ -13,7 +13,9 @@ import torch
 
 from engines.artifacts.manifest import manifest_sha256, read_manifest
 from engines.context import ResumePoint
-from engines.events import DevicesUsed, Step, UsedDevice, Warned
+from engines.events.attempts import DevicesUsed, UsedDevice
+from engines.events.steps import Step
+from engines.events.writers import Warned
 from engines.exhausted_memory import exhausted_memory
 from engines.training import devices as reporting
 from engines.training.devices import bound_shared_memory, place, report_devices, require_shared_memory

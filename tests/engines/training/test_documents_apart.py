@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.events import Evaluated, Phase, Step
+from engines.events.attempts import Phase
+from engines.events.results import Evaluated
+from engines.events.steps import Step
 from tests.engines.training.attempts import context, of_kind, resume_point, run_stage, trajectory
 from tests.engines.training.tiny import PRETRAIN, SHAPE, write_tokens
 

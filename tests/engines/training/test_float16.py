@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from engines.artifacts.manifest import read_manifest
 from engines.context import GuardTrippedError
-from engines.events import CheckpointCommitted, GuardTripped, Step, Warned
+from engines.events.steps import CheckpointCommitted, GuardTripped, Step
+from engines.events.writers import Warned
 from engines.pretrain.stage import run as pretrain
 from engines.training import precision
 from engines.training.optimizers import loss_scale

@@ -15,7 +15,10 @@ from cockpit.schedule.facts import read_facts
 from cockpit.schedule.resolved_recipe import RunRecipe
 from cockpit.schedule.scheduling import EndRun, next_action
 from engines.context import GuardTrippedError, ResumePoint, StopRequested
-from engines.events import AnyEvent, AttemptEnded, AttemptStarted, GuardTripped, ResumedFrom, RunStarted, Step
+from engines.events.attempts import AttemptEnded, AttemptStarted, ResumedFrom
+from engines.events.kinds import AnyEvent
+from engines.events.runs import RunStarted
+from engines.events.steps import GuardTripped, Step
 from engines.run_dir import RunDir
 from engines.words import EndReason, StartReason
 from recipes.schema import Recipe

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.events import Step
+from engines.events.steps import Step
 from tests.engines.training.attempts import context, of_kind, run_stage
 from tests.engines.training.tiny import FINETUNE, write_messages
 

@@ -19,7 +19,8 @@ import torch
 
 from engines.artifacts.manifest import manifest_sha256, read_manifest
 from engines.context import ResumePoint
-from engines.events import Phase, Warned
+from engines.events.attempts import Phase
+from engines.events.writers import Warned
 from engines.forward import compiling
 from engines.training import devices, precision
 from engines.training.arguments import training_arguments

@@ -16,7 +16,10 @@ import pytest
 
 from engines.artifacts.checkpoints import scan
 from engines.artifacts.manifest import manifest_sha256, verify_manifest
-from engines.events import Evaluated, Event, StageSucceeded, Step
+from engines.events.event import Event
+from engines.events.results import Evaluated
+from engines.events.runs import StageSucceeded
+from engines.events.steps import Step
 from engines.journal import read_journal
 from engines.run_dir import RunDir
 from engines.stage_file import StageFile, StageInput, StageResume, write_stage_file

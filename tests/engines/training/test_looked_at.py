@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from engines.events import Evaluated, Step, StepsPlanned
+from engines.events.results import Evaluated
+from engines.events.steps import Step, StepsPlanned
 from engines.look.answer import Job
 from engines.look.order import first_examples
 from engines.look.stage_look import look_at

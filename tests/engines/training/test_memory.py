@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engines.events import GuardTripped, Step
+from engines.events.steps import GuardTripped, Step
 from tests.engines.training.attempts import context, of_kind, resume_point, run_stage
 from tests.engines.training.tiny import FINETUNE, PRETRAIN
 

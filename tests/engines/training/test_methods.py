@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engines.events import Step
+from engines.events.steps import Step
 from recipes.problems import OperatorError
 from tests.engines.training.attempts import context, of_kind, resume_point, run_stage, trajectory
 from tests.engines.training.tiny import FINETUNE, weights_sha256
@@ -222,7 +222,7 @@ def test_a_merge_says_how_far_it_is_from_the_model_that_was_trained_over_four_bi
     import torch
     from transformers import AutoModelForCausalLM
 
-    from engines.events import Warned
+    from engines.events.writers import Warned
     from exporters.lora.merge import merge
     from exporters.stages.merge_stage import run as merge_stage
 

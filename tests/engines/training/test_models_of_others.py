@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engines.events import Warned
+from engines.events.writers import Warned
 from recipes.problems import OperatorError
 from recipes.stages.finetune import FinetuneStage
 from tests.engines.training.attempts import context, of_kind, run_stage

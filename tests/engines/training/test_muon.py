@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.events import Step
+from engines.events.steps import Step
 from recipes.stages.finetune import FinetuneStage
 from tests.engines.training import by_hand
 from tests.engines.training.attempts import context, of_kind, run_stage

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from engines.events import Step
+from engines.events.steps import Step
 from engines.forward.joining import join
 from engines.forward.label_loss import IGNORED, LOSS_TOKENS, OWN_KEYS, SCORED_AT, LabelLoss, counted
 from engines.training import session as sessions

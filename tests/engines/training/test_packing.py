@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from engines.events import Evaluated, Phase, Step
+from engines.events.attempts import Phase
+from engines.events.results import Evaluated
+from engines.events.steps import Step
 from engines.forward.order import grouped_by_length
 from engines.forward.packing import packs_of
 from engines.look.lengths import tokens_read

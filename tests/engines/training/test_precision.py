@@ -10,7 +10,8 @@ import pytest
 
 from engines.artifacts.manifest import manifest_sha256, read_manifest
 from engines.context import ResumePoint
-from engines.events import Evaluated, Warned
+from engines.events.results import Evaluated
+from engines.events.writers import Warned
 from engines.processor import bfloat16_instructions
 from tests.engines.training.attempts import context, of_kind, resume_point, run_stage, trajectory
 from tests.engines.training.tiny import FINETUNE, weights_sha256

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engines.events import Evaluated, Step
+from engines.events.results import Evaluated
+from engines.events.steps import Step
 from tests.engines.training.attempts import context, of_kind, resume_point, run_stage, trajectory
 from tests.engines.training.tiny import FINETUNE
 

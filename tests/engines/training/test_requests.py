@@ -8,16 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from engines.events import (
-    CheckpointCommitted,
-    ControlApplied,
-    Evaluated,
-    Event,
-    Phase,
-    SampledText,
-    Step,
-    StepsPlanned,
-)
+from engines.events.attempts import Phase
+from engines.events.event import Event
+from engines.events.results import Evaluated, SampledText
+from engines.events.runs import ControlApplied
+from engines.events.steps import CheckpointCommitted, Step, StepsPlanned
 from engines.training.schedule import Schedule
 from engines.words import Verb
 from recipes import quantities

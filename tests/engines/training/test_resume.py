@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from engines.events import CheckpointRemoved, Evaluated, StepsPlanned, Warned
+from engines.events.results import Evaluated
+from engines.events.steps import CheckpointRemoved, StepsPlanned
+from engines.events.writers import Warned
 from engines.words import Verb
 from recipes.problems import OperatorError
 from tests.engines.training.attempts import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.events import SampledText
+from engines.events.results import SampledText
 from engines.judging.text_metrics import variety
 from recipes.stages.gates import unreported
 from recipes.stages.pretrain import SAMPLE_METRICS

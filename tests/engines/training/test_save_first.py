@@ -12,7 +12,9 @@ import pytest
 from engines.artifacts.checkpoints import scan_attempt
 from engines.artifacts.manifest import read_manifest
 from engines.context import StopRequested
-from engines.events import CheckpointCommitted, Evaluated, Warned
+from engines.events.results import Evaluated
+from engines.events.steps import CheckpointCommitted
+from engines.events.writers import Warned
 from engines.run_dir import RunDir
 from engines.training import session
 from engines.training.loss import token_weighted_loss

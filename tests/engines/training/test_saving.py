@@ -14,7 +14,10 @@ import pytest
 from engines.artifacts.checkpoints import scan_attempt
 from engines.artifacts.manifest import verify_manifest
 from engines.control import put_request
-from engines.events import AttemptEnded, CheckpointCommitted, ControlApplied, Step, Warned
+from engines.events.attempts import AttemptEnded
+from engines.events.runs import ControlApplied
+from engines.events.steps import CheckpointCommitted, Step
+from engines.events.writers import Warned
 from engines.run_dir import RunDir
 from engines.training import saving
 from engines.training.saves.parts import write_parts

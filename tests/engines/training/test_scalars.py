@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from engines.events import Evaluated, Event, Step, Warned
+from engines.events.event import Event
+from engines.events.results import Evaluated
+from engines.events.steps import Step
+from engines.events.writers import Warned
 from engines.run_dir import RunDir
 from engines.training.scalars import scalars_of
 from recipes.stages.training import training_needs

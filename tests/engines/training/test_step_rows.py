@@ -12,7 +12,7 @@ import pytest
 from cockpit.commands.verify import run as verify
 from cockpit.forms.step_reader import rows_of_step, segments_of, trained_stages
 from engines.data.text import prepare_text
-from engines.events import CheckpointCommitted, Step
+from engines.events.steps import CheckpointCommitted, Step
 from engines.finetune.rows import ExampleDataset, PackedDataset
 from engines.inputs.record import identify_inputs, write_record
 from engines.look.step_answer import Segment

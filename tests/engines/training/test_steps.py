@@ -12,7 +12,10 @@ import pytest
 from engines.artifacts.checkpoints import scan_attempt
 from engines.artifacts.manifest import verify_manifest
 from engines.context import GuardTrippedError
-from engines.events import Evaluated, GuardTripped, Phase, Step, Warned
+from engines.events.attempts import Phase
+from engines.events.results import Evaluated
+from engines.events.steps import GuardTripped, Step
+from engines.events.writers import Warned
 from recipes.problems import OperatorError
 from tests.engines.labels.labelling import labelled
 from tests.engines.training.attempts import committed_steps, context, of_kind, run_stage, trajectory

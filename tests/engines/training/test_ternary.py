@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engines.events import Step
+from engines.events.steps import Step
 from engines.files import file_sha256
 from recipes.problems import OperatorError, RecipeError
 from tests.engines.training.attempts import committed_steps, context, of_kind, resume_point, run_stage, trajectory

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from engines.context import StageResult
-from engines.events import Evaluated, Phase, Step
+from engines.events.attempts import Phase
+from engines.events.results import Evaluated
+from engines.events.steps import Step
 from engines.finetune import unsloth_start
 from recipes.problems import OperatorError
 from recipes.stages.dpo import DpoStage

@@ -76,7 +76,8 @@ def contract() -> list[str]:
 
 def trained(backend: str, folder: Path) -> dict[str, Any]:
     """Losses, gradient norms, validation losses and names of output files by method; whether a resume is exact."""
-    from engines.events import Evaluated, Step
+    from engines.events.results import Evaluated
+    from engines.events.steps import Step
     from tests.engines.training import tiny
     from tests.engines.training.attempts import context, of_kind, resume_point, run_stage, trajectory
 

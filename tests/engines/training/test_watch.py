@@ -10,7 +10,8 @@ import pytest
 
 from engines.artifacts.manifest import read_manifest
 from engines.context import GuardTrippedError, StopRequested
-from engines.events import CheckpointCommitted, GuardTripped, Step, Warned
+from engines.events.steps import CheckpointCommitted, GuardTripped, Step
+from engines.events.writers import Warned
 from engines.guards import check_spike, spike_limit, window_steps
 from engines.training.schedule import Schedule
 from engines.training.watch import Watch

@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 
-from engines.events import Progress
+from engines.events.attempts import Progress
 from exporters.budget.measure import candidates
 from exporters.budget.places import in_folder_order, places_of
 from exporters.gguf.own_types import check_tensor_types

@@ -114,7 +114,7 @@ def test_several_adapters_over_one_base_have_files_and_figures_of_their_own(tmp_
 def test_an_adapter_with_rows_out_of_order_is_caught(
     tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engines.events import Warned
+    from engines.events.writers import Warned
     from exporters.gguf import adapter as gguf_adapter
 
     adapter = build_adapter(tmp_path / "tuned", base, targets=("q_proj", "k_proj"))

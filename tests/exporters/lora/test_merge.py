@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from engines.artifacts.manifest import manifest_sha256, write_manifest
-from engines.events import Progress, Warned
+from engines.events.attempts import Progress
+from engines.events.writers import Warned
 from exporters.hf_model.tensor_files import SafetensorsFolder, SafetensorsWriter, read_header
 from exporters.lora import merge as merging
 from exporters.lora.adapter import read_matrix

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from engines.data.hard_strings import HARD_STRINGS
-from engines.events import Evaluated, Warned
+from engines.events.results import Evaluated
+from engines.events.writers import Warned
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
 from engines.run_dir import FIXTURE_FILE, REFUSED_FILES

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from engines.artifacts.manifest import read_manifest, verify_manifest
-from engines.events import AttemptEnded
+from engines.events.attempts import AttemptEnded
 from engines.journal import read_journal
 from engines.run_dir import RunDir
 from tests.patience import PATIENCE_S

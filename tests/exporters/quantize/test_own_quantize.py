@@ -14,7 +14,8 @@ import gguf
 import pytest
 
 from engines.context import StageFailedError
-from engines.events import Phase, Warned
+from engines.events.attempts import Phase
+from engines.events.writers import Warned
 from engines.llama.ggml_types import TYPES
 from engines.llama.gguf_file import read_gguf
 from exporters.gguf.write import read_model, write_gguf

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from engines.context import Input
 from engines.data.hard_strings import HARD_STRINGS
-from engines.events import Phase, Progress, Warned
+from engines.events.attempts import Phase, Progress
+from engines.events.writers import Warned
 from engines.llama import library, quantizer
 from engines.llama.golden import check_golden, golden_rows
 from engines.llama.library import NativeError

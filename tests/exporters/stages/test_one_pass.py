@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engines.context import StageFailedError
-from engines.events import Warned
+from engines.events.writers import Warned
 from exporters.hf_model.tensor_files import SafetensorsFolder, SafetensorsWriter
 from exporters.lora.merge import Merged
 from exporters.stages import export_stage

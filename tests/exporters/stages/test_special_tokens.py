@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engines.artifacts.generation_config import end_ids, read_generation_config
-from engines.events import Warned
+from engines.events.writers import Warned
 from engines.llama.gguf_file import read_gguf
 from engines.llama.process import LlamaProcess
 from exporters.gguf import write as gguf_write

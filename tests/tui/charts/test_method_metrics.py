@@ -14,7 +14,10 @@ from cockpit.curves.figure import Dot, Label, figure_of
 from cockpit.headless.lines import event_line, stage_line
 from cockpit.runs.state import RunState, fold
 from cockpit.tui.charts.panels import ViewOptions, panels
-from engines.events import Evaluated, Event, Step, encode_record
+from engines.events.event import Event
+from engines.events.records import encode_record
+from engines.events.results import Evaluated
+from engines.events.steps import Step
 from engines.run_dir import RunDir
 from tests.cockpit.runs.journaled_runs import a_run
 from tests.tui import journals

@@ -10,7 +10,9 @@ from cockpit.runs.state import RunState, fold
 from cockpit.tui.charts.chart import ChartData
 from cockpit.tui.charts.panels import ViewOptions, panels
 from cockpit.tui.widgets.status import machine_parts
-from engines.events import AnyEvent, Device, DevicesUsed, MachineSampled, UsedDevice
+from engines.events.attempts import DevicesUsed, UsedDevice
+from engines.events.kinds import AnyEvent
+from engines.events.machine import Device, MachineSampled
 from tests.tui import journals
 from tests.tui.journals import GIB, Journal
 

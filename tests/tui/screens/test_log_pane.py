@@ -12,7 +12,9 @@ from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.wrapping import cut, wrapped
 from cockpit.tui.widgets.log_view import WRAPPED_LEVELS, LogView
-from engines.events import AnyEvent, RunStarted, StageFailed, Warned
+from engines.events.kinds import AnyEvent
+from engines.events.runs import RunStarted, StageFailed
+from engines.events.writers import Warned
 from engines.words import StartReason
 from tests.tui import journals
 from tests.tui.app_under_test import OneScreen, live_app, replay_app, settled, text

@@ -9,7 +9,7 @@ import pytest
 from cockpit.replay.playback import Playback
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.screens.run import RunScreen
-from engines.events import Step
+from engines.events.steps import Step
 from tests.tui import journals
 from tests.tui.app_under_test import replay_app, settled, text
 from tests.tui.looking import notices, until

@@ -12,7 +12,8 @@ from cockpit.tui.dialogs.ask import AskScreen
 from cockpit.tui.dialogs.confirm import ConfirmScreen
 from cockpit.tui.dialogs.control import value_question
 from engines.control import pending
-from engines.events import AttemptStarted, Phase, StageStarted
+from engines.events.attempts import AttemptStarted, Phase
+from engines.events.runs import StageStarted
 from engines.run_dir import Lock, RunDir
 from engines.words import Verb
 from tests.tui import journals

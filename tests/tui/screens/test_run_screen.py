@@ -15,7 +15,11 @@ from cockpit.tui.charts.canvas import Row
 from cockpit.tui.charts.chart import ChartData, draw_chart
 from cockpit.tui.look.theme import CROSS
 from cockpit.tui.widgets.log_view import LogView
-from engines.events import ControlApplied, Evaluated, Gap, MachineSampled, Step, Warned
+from engines.events.machine import MachineSampled
+from engines.events.results import Evaluated
+from engines.events.runs import ControlApplied
+from engines.events.steps import Step
+from engines.events.writers import Gap, Warned
 from tests.tui import journals
 from tests.tui.app_under_test import live_app, replay_app, settled, strips, text
 from tests.tui.event_source import EventSource

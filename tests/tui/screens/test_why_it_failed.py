@@ -16,7 +16,8 @@ from cockpit.tui.dialogs.read import TextScreen
 from cockpit.tui.screens.home import HomeScreen
 from cockpit.tui.widgets.preview_pane import PreviewPane
 from cockpit.tui.widgets.run_table import RunTable
-from engines.events import AttemptEnded, RunEnded, StageFailed
+from engines.events.attempts import AttemptEnded
+from engines.events.runs import RunEnded, StageFailed
 from engines.run_dir import RunDir
 from engines.words import EndReason, RunStatus
 from tests.tui import journals

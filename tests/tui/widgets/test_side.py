@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cockpit.runs.state import RunState
 from cockpit.tui.widgets.side import side_column
-from engines.events import ControlApplied, SampledText
+from engines.events.results import SampledText
+from engines.events.runs import ControlApplied
 from tests.tui.journals import Journal, live
 
 FACTS = {"learning_rate": 2e-4, "max_steps": 820}

@@ -18,7 +18,7 @@ from engines.data.messages import CodeOptions, prepare_messages
 from engines.data.readers.row import MessageRow
 from engines.data.split import SPLITS
 from engines.data.stage import run
-from engines.events import Warned
+from engines.events.writers import Warned
 from engines.inputs.code_or_rows import asks_about_code
 from engines.inputs.code_tree import CodeRules
 from engines.inputs.files_read import files_read

@@ -10,21 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.events import (
-    AnyEvent,
-    AttemptEnded,
-    Device,
-    Event,
-    Gap,
-    MachineSampled,
-    RunStarted,
-    Step,
-    UnknownKindError,
-    UnreadableRecordError,
-    Warned,
-    decode_record,
-    encode_record,
-)
+from engines.events.attempts import AttemptEnded
+from engines.events.event import Event
+from engines.events.kinds import AnyEvent
+from engines.events.machine import Device, MachineSampled
+from engines.events.records import UnknownKindError, UnreadableRecordError, decode_record, encode_record
+from engines.events.runs import RunStarted
+from engines.events.steps import Step
+from engines.events.writers import Gap, Warned
 from engines.words import EndReason, StartReason
 from tests.engines.event_strategies import EVENT_TYPES, HEADER, NONFINITE, events, same, structs
 
