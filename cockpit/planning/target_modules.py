@@ -1,7 +1,7 @@
 """Check the names of layers in a stage's fields against the model, before a run is created.
 
 The names of a model folder's layers are those of its matrices in the headers of its safetensors files. Matrices of
-experts are not suggested: transformers joins them when it loads a model. For a model of a hub, the engine checks the
+experts are no layers: transformers joins them when it loads a model with one stack of layers. For a model of a hub, the engine checks the
 names when it has loaded the model.
 """
 
@@ -58,25 +58,22 @@ def unknown_layers(stage: FinetuneStage, by_name: Mapping[str, StageFields], gra
     layers = _of_stage(base) if base is not None else _of_folder(model_folder(stage, by_name, graph))
     if not layers.linear:
         return []
-    targets = [name for name in layers.linear if not _EXPERT.search(name)]
-    found = _unknown("target_modules", stage.target_modules, layers.linear, targets, f", or use {ALL_LINEAR}")
+    found = _unknown("target_modules", stage.target_modules, layers.linear, f", or use {ALL_LINEAR}")
     selected = [name for name in layers.linear if stage.adapts(name, OUTPUT_HEAD)]
     if stage.pattern and not selected:
-        found += [UnknownLayer("target_modules", 0, stage.pattern, _hint(stage.pattern, targets, ""))]
+        found += [UnknownLayer("target_modules", 0, stage.pattern, _hint(stage.pattern, layers.linear, ""))]
     if selected:
         found += _without_a_layer("rank_pattern", stage.rank_pattern, selected)
         found += _without_a_layer("alpha_pattern", stage.alpha_pattern, selected)
-    found += _unknown("modules_to_save", stage.modules_to_save, layers.every, layers.every)
+    found += _unknown("modules_to_save", stage.modules_to_save, layers.every)
     if stage.load_in_4bit:
-        found += _unknown("llm_int8_skip_modules", stage.llm_int8_skip_modules, layers.linear, targets)
+        found += _unknown("llm_int8_skip_modules", stage.llm_int8_skip_modules, layers.linear)
     return found
 
 
-def _unknown(
-    field: str, wanted: list[str], layers: list[str], offered: list[str], otherwise: str = ""
-) -> list[UnknownLayer]:
+def _unknown(field: str, wanted: list[str], layers: list[str], otherwise: str = "") -> list[UnknownLayer]:
     return [
-        UnknownLayer(field, number, name, _hint(name, offered, otherwise))
+        UnknownLayer(field, number, name, _hint(name, layers, otherwise))
         for number, name in enumerate(wanted)
         if name != ALL_LINEAR and not is_pattern(name) and not any(f".{layer}".endswith(f".{name}") for layer in layers)
     ]
@@ -99,6 +96,7 @@ def _of_stage(base: PretrainStage) -> _Layers:
 
 def _of_folder(folder: Path | None) -> _Layers:
     shapes = {} if folder is None or is_adapter(folder) else tensor_shapes(folder)  # an adapter is refused as a whole
+    shapes = {name: shape for name, shape in shapes.items() if not _EXPERT.search(name)}
     matrices = [
         name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2
     ]

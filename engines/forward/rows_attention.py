@@ -72,10 +72,16 @@ def rows_attention(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention as transformers' interface has it: [1, heads, length, width] to [1, length, heads, width]."""
+    """Attention as transformers' interface has it: [1, heads, length, width] to [1, length, heads, width].
+
+    Raises:
+        ValueError: the model has a mask of its own, such as Doge's, which depends on the content. `_mask` gives none.
+    """
     if not _Present.several:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return result
+    if attention_mask is not None or kwargs.get("position_bias") is not None:
+        raise ValueError("the model adds values of its own to the scores of several rows")
     return _Present.attention(module, query, key, value, **kwargs), None
 
 

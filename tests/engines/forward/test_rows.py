@@ -92,6 +92,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Mistral": ("row by row", {"sliding_window": 6}),
     "Gemma2": ("row by row", {"head_dim": 8, "final_logit_softcapping": 5.0, "query_pre_attn_scalar": 8}),
     "GPT2": ("one sequence", {"n_embd": 32, "n_layer": 2, "n_head": 4}),
+    "Doge": ("row by row", {"keep_window_size": 64}),  # a mask of its own, which depends on the content
 }
 
 
