@@ -1,8 +1,8 @@
 """Check the names of layers in a stage's fields against the model, before a run is created.
 
 The names of a model folder's layers are those of its matrices in the headers of its safetensors files. Matrices of
-experts are no layers: transformers joins them when it loads a model with one stack of layers. For a model of a hub, the engine checks the
-names when it has loaded the model.
+experts are no layers: transformers joins them when it loads a model with one stack of layers. For a model of a hub, the
+engine checks the names when it has loaded the model.
 """
 
 from __future__ import annotations
