@@ -108,6 +108,8 @@ def _read_text(text: str) -> Any:
 
 def _read_number(text: str, kind: str) -> Any:
     compact = text.replace("_", "").replace(" ", "")
+    if not compact.isascii():  # Python reads digits of every script, TOML does not
+        return text
     if _WHOLE.match(compact) and len(compact) < 40 and kind != "float":
         return int(compact)
     try:

@@ -10,6 +10,7 @@ import msgspec
 
 from cockpit.runs.health import Clock, Health, health
 from cockpit.runs.reader import RunReader
+from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState
 from engines.journal import journal_files
 from engines.json_text import read_json
@@ -115,7 +116,7 @@ def summary_of(reader: RunReader) -> RunSummary:
 def _summary(run: RunDir, facts: Mapping[str, Any], state: RunState, real: RunStatus, found: Health) -> RunSummary:
     stage = state.current_stage
     step = stage.last_step if stage else None
-    work = stage.progress if stage and stage.at_step is None else None
+    done, total, unit = _work(stage) if stage and stage.at_step is None else (None, None, "")
     return RunSummary(
         id=run.id,
         path=str(run.root),
@@ -138,10 +139,19 @@ def _summary(run: RunDir, facts: Mapping[str, Any], state: RunState, real: RunSt
         concerns=found.concerns,
         silence_s=found.silence_s,
         note=run.read_note(),
-        done=work.done if work else None,
-        total=work.total if work else None,
-        unit=work.unit if work else "",
+        done=done,
+        total=total,
+        unit=unit,
     )
+
+
+def _work(stage: StageView) -> tuple[float | None, float | None, str]:
+    """What a stage without steps has done, of how much, in which unit; of an ended evaluation, the rows it answered."""
+    rows = stage.metrics.get("test_rows", stage.metrics.get("rows")) if stage.kind == "evaluate" else None
+    if rows is not None:
+        return rows, None, "rows"
+    work = stage.progress
+    return (None, None, "") if work is None else (work.done, work.total, work.unit)
 
 
 def _text_or_none(value: object) -> str | None:

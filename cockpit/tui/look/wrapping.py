@@ -1,8 +1,14 @@
-"""Text in rows of a given number of cells: wrapped at spaces, or cut with a mark. The text must already be safe."""
+"""Text in rows of a given number of cells: wrapped at spaces, or cut with a mark. The text must already be safe, except
+for `wrapped_lines`, which makes it so."""
 
 from __future__ import annotations
 
 from rich.cells import cell_len, chop_cells, set_cell_size
+
+from cockpit.text.safe_text import safe_text
+
+MOST_LINES = 40
+"""Lines of one text that are kept apart: more of them would push everything else off the screen."""
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -23,6 +29,20 @@ def wrapped(text: str, width: int) -> list[str]:
         *full, row = chop_cells(word, width) or [""]
         rows += full
     return [*rows, row]
+
+
+def wrapped_lines(text: str, width: int, most: int) -> list[str]:
+    """A text that is not safe yet, in rows of at most `width` cells, with its line ends kept.
+
+    A problem with a list has it in lines of its own: run together, forty rows of a file cannot be read.
+
+    Args:
+        text: the text; from `MOST_LINES` on, its line ends are drawn as arrows.
+        width: cells of a row.
+        most: characters that are kept.
+    """
+    kept = text if len(text) <= most else text[: most - 1] + "…"
+    return [row for line in kept.split("\n", MOST_LINES) for row in wrapped(safe_text(line, most), width)]
 
 
 def cut(text: str, width: int, mark: str = "…") -> str:

@@ -10,7 +10,7 @@ from cockpit.runs.ending import TAIL_BYTES, Ending, console_tail
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import ascii_only
-from cockpit.tui.look.wrapping import wrapped
+from cockpit.tui.look.wrapping import wrapped, wrapped_lines
 from engines.run_dir import RunDir
 
 LONGEST_SENTENCE = 4000
@@ -30,7 +30,7 @@ def ending_block(
     reasons = [
         f"{cross if number == 0 else ' '} {row}" if part == 0 else f"  {row}"
         for number, sentence in enumerate(ending.sentences)
-        for part, row in enumerate(wrapped(safe_text(sentence, LONGEST_SENTENCE), room - 2))
+        for part, row in enumerate(wrapped_lines(sentence, room - 2, LONGEST_SENTENCE))
     ]
     if len(reasons) > rows:
         left = len(reasons) - (rows - 1)
@@ -59,7 +59,8 @@ def console_text(run: RunDir, ending: Ending, colours: dict[str, str]) -> Text:
     """The reasons in full and the end of console.log, for a reading pane; says why when there is no console.log."""
     text = Text()
     for sentence in ending.sentences:
-        text.append(f"{safe_text(sentence, None)}\n", f"bold {colours.get('error', '')}".strip())
+        reason = "\n".join(safe_text(line, None) for line in sentence.split("\n"))
+        text.append(f"{reason}\n", f"bold {colours.get('error', '')}".strip())
     muted = colours.get("text-muted", "")
     if ending.stage is None or ending.attempt is None:
         return text.append("no stage has started: there is no console.log", muted)

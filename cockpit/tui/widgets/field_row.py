@@ -16,8 +16,10 @@ from textual.widgets import Input, Static
 
 from cockpit.forms.rows import Row
 from cockpit.text.safe_text import safe_text
-from cockpit.tui.look.theme import palette
+from cockpit.tui.look.theme import ascii_only, palette
 
+NO_VALUE = "none"
+"""What an editor shows for a field without a value."""
 MOVES: list[BindingType] = [
     Binding("up", "row(-1)", "Previous field", show=False),
     Binding("down", "row(1)", "Next field", show=False),
@@ -184,10 +186,11 @@ class ChoiceBox(Static, can_focus=True):
         self.show(self._text, own=self._own)
 
     def show(self, text: str, *, own: bool) -> None:
-        """Show this value; it is dim when the stage does not set it."""
+        """Show this value, or `NO_VALUE`; it is dim when the stage does not set it."""
         self._text, self._own = text, own
         style = "" if own else palette(self.app.theme_variables)["text-muted"]
-        self.update(Text(f"‹ {safe_text(text, 40)} ›", style, no_wrap=True))  # noqa: RUF001 - drawn, not read
+        left, right = ("<", ">") if ascii_only() else ("‹", "›")  # noqa: RUF001 - drawn, not read
+        self.update(Text(f"{left} {safe_text(text, 40) or NO_VALUE} {right}", style, no_wrap=True))
 
     def action_step(self, by: int) -> None:
         place = self._words.index(self._text) + by if self._text in self._words else 0
@@ -211,4 +214,4 @@ def _placeholder(row: Row) -> str:
     """The text of an empty editor: the default, `required` or `none`."""
     if row.origin in {"default", "defaults"}:
         return safe_text(row.text, 60)
-    return "required" if row.spec.required else "none"
+    return "required" if row.spec.required else NO_VALUE

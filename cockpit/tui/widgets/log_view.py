@@ -22,7 +22,7 @@ from cockpit.runs.log_lines import LogLine
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import ascii_only
-from cockpit.tui.look.wrapping import cut, wrapped
+from cockpit.tui.look.wrapping import cut, wrapped_lines
 
 LEVELS = ("quiet", "info", "good", "warn", "error")
 WRAPPED_LEVELS = ("warn", "error")
@@ -223,5 +223,6 @@ _CLOCK_CELLS = 10
 @lru_cache(maxsize=4096)
 def _rows_of(text: str, wrap: bool, width: int) -> tuple[str, ...]:
     """The rows of one line, of at most `width` cells each."""
-    safe = safe_text(text, LONGEST_LINE)
-    return tuple(wrapped(safe, width)) if wrap else (cut(safe, width, "~" if ascii_only() else "…"),)
+    if wrap:
+        return tuple(wrapped_lines(text, width, LONGEST_LINE))
+    return (cut(safe_text(text, LONGEST_LINE), width, "~" if ascii_only() else "…"),)

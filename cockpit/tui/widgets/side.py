@@ -15,7 +15,7 @@ from cockpit.runs.state import RunState, StageView
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import ascii_only
-from cockpit.tui.look.wrapping import wrapped
+from cockpit.tui.look.wrapping import wrapped_lines
 from cockpit.tui.widgets.transport import events_around
 from engines.words import IGNORED, EndReason, GateResult, Verb
 
@@ -157,10 +157,10 @@ def _texts(pen: _Pen, state: RunState, stage: StageView, room: int) -> None:
         return
     sample = texts[0]
     pen.heading("Sample" + (f" at step {sample.step}" if sample.step is not None else ""))
-    rows = [(row, "text-muted") for row in wrapped(safe_text(sample.prompt, 300), pen.width)]
+    rows = [(row, "text-muted") for row in wrapped_lines(sample.prompt, pen.width, 300)]
     # Half of the room is the answer's, whatever the length of the prompt.
     rows = rows[: max(1, (room - 2) // 2)]
-    rows += [(row, "") for row in wrapped(safe_text(sample.text, 600), pen.width)]
+    rows += [(row, "") for row in wrapped_lines(sample.text, pen.width, 600)]
     for row, style in rows[: room - 2]:
         pen.line(row, style)
 

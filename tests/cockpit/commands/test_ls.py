@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cockpit.commands import ls
-from engines.events.attempts import AttemptStarted, Progress
-from engines.events.runs import RunStarted, StageStarted
+from engines.events.attempts import AttemptStarted, Phase, Progress
+from engines.events.runs import RunStarted, StageStarted, StageSucceeded
 from engines.words import StartReason
 from tests.tui.journals import Journal
 
@@ -30,3 +30,9 @@ def test_an_evaluation_says_how_many_rows_are_answered(tmp_path: Path, capsys: p
     ls.run(argparse.Namespace(runs_dir=str(tmp_path / "runs"), json=True))
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["step"], row["done"], row["total"], row["unit"]) == (None, 12.0, 40.0, "answers")
+    journal.say("e", Phase(stage="judge", attempt=1, name="saving"))
+    metrics: dict[str, float | None] = {"success": 0.5, "test_rows": 40.0}
+    journal.say("e", StageSucceeded(stage="judge", attempt=1, fingerprint="f", manifest_sha256="m", metrics=metrics))
+    journal.write(tmp_path / "runs" / "20261120-2130-judge")
+    ls.run(argparse.Namespace(runs_dir=str(tmp_path / "runs"), json=False))
+    assert "  40 rows" in capsys.readouterr().out

@@ -59,3 +59,8 @@ def test_an_odd_number_is_refused_in_its_row_or_is_in_the_fields_limits(tmp_path
                 assert isinstance(value, int | float), (spec.path, typed)
                 assert within(spec, value), (spec.path, typed, value)
         model.set(0, spec.path, "")
+
+
+def test_digits_of_another_script_are_text_as_in_toml() -> None:
+    assert read_value("\u0661e-5", "float") == "\u0661e-5"
+    assert read_value("\u0663", "int") == "\u0663"

@@ -11,8 +11,10 @@ import pytest
 from cockpit.cli import main
 from cockpit.runs.ending import TAIL_BYTES, console_tail, ending_of, last_lines
 from cockpit.runs.state import fold
+from cockpit.text.safe_text import safe_text
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.dialogs.read import TextScreen
+from cockpit.tui.look.wrapping import wrapped_lines
 from cockpit.tui.screens.home import HomeScreen
 from cockpit.tui.widgets.preview_pane import PreviewPane
 from cockpit.tui.widgets.run_table import RunTable
@@ -171,3 +173,14 @@ def test_a_console_that_is_a_pipe_or_a_link_is_refused_without_waiting(tmp_path:
     place.symlink_to(tmp_path / "secret")
     with pytest.raises(OSError, match="symbolic links"):
         console_tail(run, "atlas", 1)
+
+
+def test_the_list_of_a_problem_has_a_row_for_each_of_its_lines() -> None:
+    text = "judge: 2 rows cannot be used:\na.jsonl:1  no \x1b[2J check\na.jsonl:2  no check"
+    assert wrapped_lines(text, 60, 4000) == [
+        "judge: 2 rows cannot be used:",
+        f"a.jsonl:1  no {safe_text(chr(27))}[2J check",
+        "a.jsonl:2  no check",
+    ]
+    assert len(wrapped_lines("x\n" * 3000, 60, 8000)) < 200
+    assert wrapped_lines("abcdef", 60, 4) == ["abc…"]

@@ -42,13 +42,17 @@ def test_a_request_that_was_ignored_or_is_another_stages_changes_nothing() -> No
 
 def test_a_sample_has_its_answer_on_a_row_of_its_own_and_breaks_at_words() -> None:
     journal = live()
-    prompt, answer = "Which city has the tower that everyone knows?", "The tower is in 東京都 and it is " + "tall " * 4
+    prompt, answer = (
+        "Which city has the tower that everyone knows?",
+        "The tower is in 東京都 and it is\n\nso tall. It is \x1b[1mtall.",
+    )
     journal.say("e1.atlas", SampledText(stage="atlas", attempt=1, step=413, prompt=prompt, text=answer))
     lines = _column(journal)
     at = lines.index("Sample at step 413")
-    assert lines[at + 1 : at + 5] == [
+    assert lines[at + 1 : at + 6] == [
         "Which city has the tower that everyone",
         "knows?",
-        "The tower is in 東京都 and it is tall tall",
-        "tall tall",
+        "The tower is in 東京都 and it is",
+        "",
+        "so tall. It is ␛[1mtall.",
     ]
