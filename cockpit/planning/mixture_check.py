@@ -19,6 +19,8 @@ from recipes.stages.prepare import PrepareText
 _MANY_FILES = 200_000
 """Files of a stage whose sizes are added; more are not looked at."""
 _WHOLE = 0.99
+_DENSEST = 1032
+"""Bytes that one byte of a deflate stream can stand for at most."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,14 @@ class Mixture:
 
     def warnings(self) -> list[str]:
         """What may not be as the recipe wants it."""
+        empty = [
+            f"{one.name} has no file with text that the stage reads: the stage will end there"
+            for one in self.sources
+            if one.bytes == 0
+        ]
         if self.train_bytes >= self.available_bytes * _WHOLE:
-            return []
-        return [
+            return empty
+        return empty + [
             f"{one.name} is too small for its weight: the train split will have about"
             f" {quantities.size(self.train_bytes)} of {quantities.size(self.available_bytes)}; raise its epochs, or"
             " lower its weight"
@@ -122,7 +129,7 @@ def _size(stage: PrepareText, field: str, place: Path) -> int:
 
 
 def _unpacked(file: Path) -> int:
-    """The last four bytes of a gzip file are its unpacked length, modulo 4 GiB."""
+    """The last four bytes of a gzip file are its unpacked length, modulo 4 GiB; those of a truncated one are any."""
     with open_regular(file) as packed:
-        packed.seek(-4, 2)
-        return int(struct.unpack("<I", packed.read(4))[0])
+        most = (packed.seek(-4, 2) + 4) * _DENSEST
+        return min(int(struct.unpack("<I", packed.read(4))[0]), most)

@@ -66,6 +66,7 @@ class WeightedSource(Strict):
         None,
         section="Source",
         gt=0,
+        le=1e9,
         help="Share of the text, in any unit: 40, 30, 20 and 10 are percent. Without weights, each source has the share"
         " of its size.",
     )

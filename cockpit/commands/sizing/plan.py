@@ -92,16 +92,27 @@ def run(args: argparse.Namespace) -> ExitCode:
     if not found:
         raise OperatorError(
             f"no shape has these numbers and widths that are multiples of {BLOCK}",
-            "allow other numbers of layers, heads or key heads, or another --head-dim",
+            _way_out(wanted),
         )
     if args.json:
         print_json([_as_json(one) for one in found])
         return ExitCode.DONE
     if abs(found[0].deviation) > WITHIN:
-        say(f"no shape is within {quantities.deviation(WITHIN)} of {args.solve_params}; the nearest ones:")
+        say(f"no shape is within {quantities.deviation(WITHIN).lstrip('+')} of {args.solve_params}; the nearest ones:")
     print_out("\n".join(_table(found)))
     print_out(f"\n{_toml(found[0], wanted)}")
     return ExitCode.DONE
+
+
+def _way_out(wanted: Wanted) -> str:
+    """What to change where no shape exists."""
+    embedding = wanted.vocab_size * BLOCK * (1 if wanted.tie_word_embeddings else 2)
+    if embedding >= wanted.parameters:
+        size = f"{wanted.vocab_size} tokens alone have {quantities.grouped(embedding)} parameters at a width of {BLOCK}"
+        return f"{size}: give a smaller --vocab-size" + (
+            "" if wanted.tie_word_embeddings else ", or leave out --untied"
+        )
+    return "allow other numbers of layers, heads or key heads, or another --head-dim"
 
 
 def _parameters(text: str) -> int:

@@ -88,3 +88,10 @@ def test_a_wrong_number_is_named_with_what_is_allowed(
 ) -> None:
     assert main(["plan", *words]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_where_the_vocabulary_alone_is_larger_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--solve-params", "1M"]) == 2
+    assert "32000 tokens alone have 8,192,000 parameters" in capsys.readouterr().err
+    assert main(["plan", "--solve-params", "1M", "--vocab-size", "2000", "--layers", "1"]) == 0
+    assert "no shape is within 0.01% of 1M" in capsys.readouterr().err

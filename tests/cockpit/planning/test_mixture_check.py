@@ -46,6 +46,21 @@ def test_the_source_that_limits_a_text_is_named_before_a_run_by_its_unpacked_siz
     assert repeated.warnings() == []
 
 
+def test_an_empty_source_is_warned_of_and_the_end_of_a_cut_gzip_file_is_no_size(tmp_path: Path) -> None:
+    path = recipe(tmp_path, SMALL + LARGE)
+    (tmp_path / "large.txt").write_text("")
+    (tmp_path / "small.txt.gz").write_bytes(gzip.compress(b"y" * 1000)[:12] + b"\xff" * 8)
+    (found,) = mixtures(load_recipe(path))
+    assert [one.bytes for one in found.sources] == [20 * 1032, 0]
+    assert found.warnings() == ["large-txt has no file with text that the stage reads: the stage will end there"]
+
+
+@pytest.mark.parametrize("weight", ["1e308", "1.1e9"])
+def test_weights_whose_sum_would_not_be_a_number_are_refused(tmp_path: Path, weight: str) -> None:
+    with pytest.raises(RecipeError, match="out of range"):
+        load_recipe(recipe(tmp_path, SMALL.replace("weight = 1", f"weight = {weight}") + LARGE))
+
+
 def test_all_problems_of_source_tables_are_reported_at_their_lines(tmp_path: Path) -> None:
     wrong = SMALL + "weigth = 3\nepochs = 0\n" + LARGE.replace("large", "missing") + "[[stage.source]]\npath = 3\n"
     with pytest.raises(RecipeError) as caught:
