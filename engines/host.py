@@ -200,11 +200,15 @@ def _attempt(ctx: StageContext[StageFields], given: StageFile, stage_modules: Ma
         return _failed(ctx, error)
 
 
+_OWN_FLOORS = frozenset({"engines", "exporters", "recipes"})
+
+
 def _module_of(name: str) -> Any:
     """The module of a stage's kind, with the libraries that it needs.
 
     A distribution may be there and not importable: one that it needs itself is missing, or is built for another one.
-    transformers names its own object then, not the cause, so the message has what the last error of the chain says.
+    transformers names its own object then, not the cause, so the message has what the last error of the chain says;
+    but for AttributeError, by which Python notices that a module is no package.
 
     Raises:
         OperatorError: a library cannot be imported.
@@ -216,9 +220,12 @@ def _module_of(name: str) -> Any:
         while (link := causes[-1].__cause__ or causes[-1].__context__) is not None and len(causes) < _MAX_CAUSES:
             causes.append(link)
         traceback.print_exception(error)
-        first = str(causes[-1]).strip().partition("\n")[0]
-        missing = getattr(causes[-1], "name", None)
+        cause = next((one for one in reversed(causes) if not isinstance(one, AttributeError)), error)
+        first = str(cause).strip().partition("\n")[0]
+        missing = cause.name if isinstance(cause, ImportError) else None
         way_out = f"install {printable(missing, 80)} there" if missing else "install the engines' packages there again"
+        if missing and missing.partition(".")[0] in _OWN_FLOORS:  # replaced while this process started
+            way_out = "Cockpit's own files there are of two versions: install it again, then resume the run"
         raise OperatorError(
             f"{sys.executable} cannot import what the stage needs: {printable(first, 300)}", way_out
         ) from error

@@ -412,6 +412,17 @@ def test_a_library_that_is_there_and_cannot_be_imported_is_named_by_its_cause(tm
     assert "Could not import module 'Trainer'" in errors, "console.log has the whole chain"
 
 
+def test_a_module_of_cockpit_that_an_update_removed_is_not_called_a_package_to_install(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path, "    pass")
+    (tmp_path / "stage_under_test.py").write_text("import engines.events.no_such_module\n")
+    status, _ = attempt.finish()
+    assert status == 1
+    assert "No module named 'engines.events.no_such_module'" in attempt.end().detail
+    assert attempt.end().detail.endswith(
+        "Cockpit's own files there are of two versions: install it again, then resume the run"
+    )
+
+
 def test_sentences_of_libraries_that_say_nothing_to_an_operator_are_left_out(tmp_path: Path) -> None:
     body = """
     import logging, warnings
