@@ -32,7 +32,7 @@ from engines.events.runs import RunEnded
 from engines.events.steps import Step
 from engines.journal import read_journal
 from engines.processor import spent_s
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import Verb
 
 PATIENCE_S = 900.0

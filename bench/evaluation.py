@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 TYPES = ("F16", "Q8_0", "Q4_K_M")
 LONGEST_CHARACTERS = 150

@@ -12,7 +12,7 @@ from cockpit.runs.state import RunState
 from engines.emitter import EventWriter
 from engines.events.steps import Step
 from engines.journal import read_journal
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import WriterRole
 
 EVENTS = 20_000

@@ -28,7 +28,9 @@ from engines.events.runs import RunStarted, StageStarted
 from engines.events.steps import CheckpointCommitted, CheckpointRemoved, Step
 from engines.events.writers import WriterOpened
 from engines.identity import Identity
-from engines.run_dir import Lock, RunDir, create_run_dir
+from engines.run_dir.creation import create_run_dir
+from engines.run_dir.locks import Lock
+from engines.run_dir.paths import RunDir
 from engines.words import StartReason, WriterRole
 from tests.tui.terminal import Terminal
 
@@ -164,7 +166,7 @@ REQUEST = """
 import sys, time
 from pathlib import Path
 from cockpit.launching.requests import send_request
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import Verb
 run = RunDir(Path(sys.argv[1]))
 began = time.perf_counter()

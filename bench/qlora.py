@@ -19,7 +19,7 @@ from typing import Any
 
 from engines.commit import commit_output
 from engines.context import StageResult
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from tests.exporters import exporting
 from tests.stage_context import TriedContext, make_context
 

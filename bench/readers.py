@@ -10,7 +10,8 @@ from bench.rows import Row, best, cpu_s
 from cockpit.runs.reader import read_now
 from cockpit.runs.watch import RunWatch
 from cockpit.tui.screens.sources import LiveSource
-from engines.run_dir import RunDir, create_run_dir
+from engines.run_dir.creation import create_run_dir
+from engines.run_dir.paths import RunDir
 
 
 def measure() -> list[Row]:

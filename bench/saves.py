@@ -127,7 +127,7 @@ def _read(folder: Path) -> dict[bool, list[Measured]]:
 def _training(folder: Path, *, async_save: bool, processes: int) -> Measured | None:
     """One training; None in processes that are not the first."""
     from engines.ranks.own import RankWriter
-    from engines.run_dir import RunDir
+    from engines.run_dir.paths import RunDir
     from engines.world import world
     from tests.engines.training.attempts import run_stage
     from tests.engines.training.tiny import write_tokens

@@ -10,7 +10,8 @@ from pathlib import Path
 from bench.rows import Row, best, child_cpu_s
 from cockpit.launching.launch import launch
 from cockpit.launching.requests import send_request
-from engines.run_dir import RunDir, lock_is_held
+from engines.run_dir.locks import lock_is_held
+from engines.run_dir.paths import RunDir
 from engines.words import Verb
 from recipes.load import load_recipe_text
 from tests.tui.terminal import Terminal

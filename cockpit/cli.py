@@ -154,7 +154,7 @@ def _report(error: Exception) -> None:
 
 def _operator_errors() -> tuple[type[Exception], ...]:
     """Exceptions that are reported in two lines; any other exception is a bug in Cockpit and shows its traceback."""
-    from engines.run_dir import RunDirError
+    from engines.run_dir.paths import RunDirError
     from recipes.problems import OperatorError
 
     return OperatorError, RunDirError

@@ -12,7 +12,7 @@ from engines.artifacts.manifest import commit_folder, read_manifest, write_manif
 from engines.context import StageContext, StageResult
 from engines.events.results import ArtifactCommitted
 from engines.events.runs import StageSucceeded
-from engines.run_dir import RunDir, checkpoint_name
+from engines.run_dir.paths import RunDir, checkpoint_name
 from recipes.problems import OperatorError, printable
 from recipes.stages.fields import FilesFields, StageFields
 from recipes.stages.registry import row_of

@@ -20,7 +20,7 @@ from engines.events.writers import Warned
 from engines.ranks.agreement import Beginning, disagreement
 from engines.ranks.own import RankLostError
 from engines.ranks.watched import read_ends
-from engines.run_dir import RunDir, taken_requests
+from engines.run_dir.paths import RunDir, taken_requests
 from engines.words import IGNORED, Verb
 from engines.world import ALONE, World
 from recipes.graph import Origin

@@ -18,7 +18,7 @@ from typing import Any
 
 from engines.files import fsync_folder, open_regular
 from engines.json_text import parse_json
-from engines.run_dir import taken_requests
+from engines.run_dir.paths import taken_requests
 from engines.words import Verb
 from recipes import quantities
 

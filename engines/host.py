@@ -45,7 +45,8 @@ from engines.exhausted_memory import exhausted_memory
 from engines.gates import check_gates
 from engines.inputs.at_start import record_inputs
 from engines.ranks.own import RankWriter, end_with_parent, is_of_another_rank, print_into
-from engines.run_dir import Lock, RunDir, engine_lock_of, rank_console_name, rank_lock_of
+from engines.run_dir.locks import Lock
+from engines.run_dir.paths import RunDir, engine_lock_of, rank_console_name, rank_lock_of
 from engines.stage_file import StageFile, StageInput, moment, present_moment, read_stage_file
 from engines.words import EndReason, ExitCode, WriterRole
 from engines.world import World, world

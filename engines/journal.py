@@ -21,7 +21,7 @@ from engines.events.kinds import AnyEvent
 from engines.events.records import MAX_RECORD_BYTES, UnknownKindError, UnreadableRecordError, decode_record
 from engines.events.writers import Gap
 from engines.files import open_regular
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 CHUNK_BYTES = 1 << 20
 READ_BYTES = 8 << 20

@@ -16,7 +16,7 @@ import msgspec
 
 from engines.files import write_durably
 from engines.json_text import read_json
-from engines.run_dir import RunDir, attempt_folders
+from engines.run_dir.paths import RunDir, attempt_folders
 from recipes.graph import Origin
 from recipes.problems import OperatorError
 

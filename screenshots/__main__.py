@@ -27,7 +27,7 @@ from engines.artifacts.adapter_folder import BASE_JSON
 from engines.events.kinds import AnyEvent
 from engines.events.steps import Step
 from engines.journal import read_journal
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import RunStatus
 from recipes.shipped import shipped_recipes
 from screenshots.raster import save_picture, screen_text

@@ -12,7 +12,7 @@ from engines.context import Input, ResumePoint, StageContext
 from engines.emitter import EventWriter
 from engines.events.kinds import AnyEvent
 from engines.journal import read_journal
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import WriterRole
 from recipes.stages.registry import STAGE_TYPES, tag_of_table
 

@@ -23,7 +23,8 @@ from engines.events.records import encode_record
 from engines.events.runs import RunEnded, RunStarted, StageStarted
 from engines.events.writers import WriterOpened
 from engines.identity import Identity
-from engines.run_dir import RunDir, create_run_dir, taken_requests
+from engines.run_dir.creation import create_run_dir
+from engines.run_dir.paths import RunDir, taken_requests
 from engines.words import RunStatus, StartReason, WriterRole
 from tests.runs.harness import fake_recipe
 

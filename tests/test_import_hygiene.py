@@ -14,7 +14,7 @@ from cockpit.commands import PURPOSES, module_of
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "numpy", "gguf", "xllamacpp"}
 LIGHT_FILES = sorted(path.stem for path in (ROOT / "engines").glob("*.py") if path.stem != "__init__")
-LIGHT_FOLDERS = ["artifacts", "events", "inputs", "machine"]
+LIGHT_FOLDERS = ["artifacts", "events", "inputs", "machine", "run_dir"]
 LIGHT_ENGINES = LIGHT_FILES + [
     f"{folder}.{path.stem}"
     for folder in LIGHT_FOLDERS

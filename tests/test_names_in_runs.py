@@ -1,5 +1,5 @@
-"""Names inside a run directory are spelled in `engines/run_dir.py` alone, and those inside finished folders by their
-format's module."""
+"""Names inside a run directory are spelled in `engines/run_dir/paths.py` alone, and those inside finished folders by
+their format's module."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("engines", "exporters", "cockpit", "bench", "screenshots")
-RUN_DIR = "engines/run_dir.py"
+RUN_DIR = "engines/run_dir/paths.py"
 OWNERS = {
     "manifest.json": "engines/artifacts/manifest.py",
     "base.json": "engines/artifacts/adapter_folder.py",

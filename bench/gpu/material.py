@@ -17,7 +17,7 @@ from bench.gpu import runs
 from bench.gpu.place import SMOKE, WORK, weights_folder
 from bench.gpu.shapes import Tuning, tuning
 from engines.artifacts.data_folder import TOKENS_JSON
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 _SOURCES = ["json/*.py", "logging/*.py", "email/*.py", "http/*.py", "asyncio/*.py", "argparse.py", "typing.py"]
 _EVALUATED_ROWS = 8

@@ -11,7 +11,7 @@ from bench.gpu import runs
 from bench.gpu.material import model_folder, random_shards, read_labelled, rows_folder
 from bench.gpu.place import GATE, RAW, SLOW, SMOKE
 from bench.gpu.shapes import PROJECTIONS, RANK, pretraining, tuning
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 
 def gated(name: str, first_profiled: int | None) -> dict[str, str]:

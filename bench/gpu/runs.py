@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.place import GATE, REPO, RUNS, SLOW, WORK, environment, tail
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 Events = list[dict[str, Any]]
 

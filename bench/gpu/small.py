@@ -9,7 +9,7 @@ from typing import Any
 from bench.gpu import runs
 from bench.gpu.material import output_of
 from bench.gpu.place import RAW, SLOW, SMOKE, WORK
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 BASE_STEPS, TUNED_STEPS = (60, 20) if SMOKE else (300, 40)
 FEW = {"OMP_NUM_THREADS": "2"}

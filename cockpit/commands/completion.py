@@ -9,7 +9,7 @@ from cockpit.command_line import bash, fish, zsh
 from cockpit.command_line.parser import CommandParser
 from cockpit.runs.find import run_ids, runs_root
 from cockpit.text.output import print_out
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode
 from recipes.problems import OperatorError
 from recipes.shipped import shipped_recipes

@@ -25,7 +25,7 @@ from cockpit.text.safe_text import error_text, safe_text
 from cockpit.text.text_table import text_table
 from engines.json_text import read_json
 from engines.llama.gguf_file import part_paths
-from engines.run_dir import FIXTURE_FILE, is_run_dir
+from engines.run_dir.paths import FIXTURE_FILE, is_run_dir
 from engines.words import ExitCode
 from exporters.gguf.file_names import without_shard
 from recipes.problems import OperatorError, printable

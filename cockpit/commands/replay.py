@@ -20,7 +20,7 @@ from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.state import RunState
 from cockpit.runs.tail import RunTail
 from engines.journal import Record
-from engines.run_dir import is_run_dir
+from engines.run_dir.paths import is_run_dir
 from engines.words import ExitCode
 
 BATCH = 500

@@ -19,7 +19,7 @@ from cockpit.runs.state import RunState
 from cockpit.text import formatting as fmt
 from cockpit.text.output import print_json, print_out
 from cockpit.text.safe_text import safe_text
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode, RunStatus
 
 CONSOLE_LINES = 10

@@ -17,7 +17,7 @@ from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.state import RunState
 from cockpit.text.output import print_json, print_out, say
 from cockpit.text.safe_text import safe_text
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode, RunStatus, Verb
 
 

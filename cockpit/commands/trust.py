@@ -12,7 +12,7 @@ from cockpit.launching.trusting import trust, what_would_start
 from cockpit.provenance.trust import require_ours, why_untrusted
 from cockpit.runs.find import find_run, runs_root
 from cockpit.text.output import say
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode
 from recipes.problems import OperatorError
 

@@ -22,7 +22,7 @@ from cockpit.text.safe_text import safe_text
 from engines.artifacts.manifest import MANIFEST
 from engines.files import file_sha256
 from engines.look.step_answer import Difference
-from engines.run_dir import RunDir, RunDirError, is_run_dir
+from engines.run_dir.paths import RunDir, RunDirError, is_run_dir
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
 

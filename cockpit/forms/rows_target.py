@@ -13,7 +13,7 @@ from cockpit.planning.data_look import rows_place, through_stages, tokenizer_of
 from cockpit.runs.find import find_run
 from cockpit.schedule.resolved_recipe import InputRef, RunRecipe
 from engines.look.row_view import RowsJob
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.stage_file import first_start_of
 from recipes.graph import RUN_STAGE, Reference, is_path
 from recipes.load import LoadedRecipe, load_recipe_text

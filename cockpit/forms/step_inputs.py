@@ -8,7 +8,7 @@ from cockpit.schedule.resolved_recipe import folder_with
 from engines.artifacts.manifest import ManifestError, read_manifest
 from engines.inputs.hashing import hashes_of
 from engines.inputs.record import read_record
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.stage_file import StageInput, read_stage_file
 from recipes.problems import printable
 

@@ -13,7 +13,7 @@ from cockpit.planning.data_look import helper_environment
 from engines.events.steps import Step
 from engines.journal import read_journal
 from engines.look.step_answer import Difference, Segment, StepRow, StepsAnswer, StepsRequest
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.stage_file import first_start_of, read_stage_file
 from recipes.problems import OperatorError, printable
 

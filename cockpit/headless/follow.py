@@ -23,7 +23,8 @@ from cockpit.runs.reader import RunReader
 from cockpit.runs.state import RunState
 from cockpit.text.output import print_json_lines, print_out, say
 from engines.journal import Record
-from engines.run_dir import RunDir, lock_is_held
+from engines.run_dir.locks import lock_is_held
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode, Verb, exit_code_of
 
 POLL_S = 0.25

@@ -16,7 +16,7 @@ from cockpit.runs.find import runs_root
 from cockpit.runs.state import RunState
 from cockpit.text.formatting import counted
 from cockpit.text.output import print_out, say
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode
 
 

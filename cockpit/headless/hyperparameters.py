@@ -9,7 +9,7 @@ from typing import Any
 from cockpit.schedule.resolved_recipe import RunRecipe
 from cockpit.text.safe_text import safe_text
 from engines.files import read_regular_text
-from engines.run_dir import RunDir, RunDirError
+from engines.run_dir.paths import RunDir, RunDirError
 from recipes.fields import FieldSpec, fields_of
 from recipes.problems import OperatorError
 from recipes.spelling import spell

@@ -14,7 +14,7 @@ from cockpit.runs.stage_view import AttemptView, StageView
 from cockpit.runs.state import RunState
 from engines.events.results import Evaluated
 from engines.events.steps import CheckpointCommitted
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 
 def run_json(run: RunDir, facts: Mapping[str, Any], state: RunState, real: str, health: Health) -> dict[str, Any]:

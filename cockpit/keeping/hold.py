@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cockpit.runs.reader import RunReader
-from engines.run_dir import FORMAT, RunDir, RunDirError
+from engines.run_dir.paths import FORMAT, RunDir, RunDirError
 from recipes.problems import OperatorError
 
 TRASH = ".trash-"

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from cockpit.keeping.hold import require_known_format
 from engines.files import fsync_folder, write_durably
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.problems import OperatorError, printable
 
 MAX_CHARACTERS = 500

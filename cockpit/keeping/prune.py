@@ -18,7 +18,7 @@ from cockpit.keeping.uses import Uses
 from cockpit.schedule.facts import RunFacts, StageFacts, read_facts
 from engines.artifacts.checkpoints import Checkpoint, current_best, scan
 from engines.artifacts.manifest import ManifestError, manifest_sha256
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.problems import OperatorError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cockpit.keeping.hold import TRASH, held, remove_entry, require_removable
 from cockpit.keeping.uses import made_in, uses_in
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.problems import OperatorError
 
 

@@ -1,11 +1,12 @@
-"""Renaming a run. Paths that were recorded under the old name are found again (`engines.run_dir.place_now`)."""
+"""Renaming a run. Paths that were recorded under the old name are found again (`engines.run_dir.moved_runs`)."""
 
 from __future__ import annotations
 
 import re
 
 from cockpit.keeping.hold import held, require_known_format
-from engines.run_dir import RUN_ID, RunDir, RunDirError, rename_run
+from engines.run_dir.moved_runs import rename_run
+from engines.run_dir.paths import RUN_ID, RunDir, RunDirError
 from recipes.problems import OperatorError, printable
 
 _STAMP = re.compile(r"\d{8}-\d{4}-")

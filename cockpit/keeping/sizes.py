@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from engines.run_dir import Part, RunDir, part_of
+from engines.run_dir.paths import Part, RunDir, part_of
 
 PARTS: tuple[Part, ...] = get_args(Part)
 MAX_ENTRIES = 1_000_000

@@ -12,7 +12,7 @@ from engines.artifacts.checkpoints import scan
 from engines.artifacts.custody import ancestors
 from engines.artifacts.manifest import ManifestError, manifest_sha256, read_manifest
 from engines.json_text import read_json
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 
 @dataclass

@@ -25,7 +25,8 @@ from cockpit.runs.reader import is_young
 from cockpit.runs.summaries import JournalSize, stored_summary
 from cockpit.schedule.facts import RunFacts, read_facts
 from cockpit.text import formatting
-from engines.run_dir import RunDir, lock_is_held
+from engines.run_dir.locks import lock_is_held
+from engines.run_dir.paths import RunDir
 from engines.words import RunStatus, StartReason
 from recipes.problems import OperatorError
 

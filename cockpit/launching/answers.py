@@ -10,7 +10,7 @@ from cockpit.runs.reader import RunReader, read_now
 from cockpit.text import formatting as fmt
 from engines import control
 from engines.events.runs import ControlApplied, RunEnded
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import IGNORED, Verb
 
 POLL_S = 0.2

@@ -12,7 +12,7 @@ from cockpit.schedule.outputs import Outputs
 from cockpit.schedule.recipe_changes import changed_plan
 from cockpit.schedule.resolved_recipe import RunRecipe
 from engines.events.runs import FieldChanged
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.fingerprint import LEFT_OUT
 from recipes.problems import Problem, RecipeError
 from recipes.resume_changes import FieldChange, refused_at_resume

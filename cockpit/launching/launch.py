@@ -30,7 +30,8 @@ from cockpit.schedule.scheduling import must_rerun
 from engines.events.runs import FieldChanged
 from engines.inputs.compare import InputChange
 from engines.look.answer import StageLook
-from engines.run_dir import RECIPE_TOML, RunDir, RunDirError, create_run_dir, is_run_dir
+from engines.run_dir.creation import create_run_dir
+from engines.run_dir.paths import RECIPE_TOML, RunDir, RunDirError, is_run_dir
 from engines.words import StartReason
 from recipes.graph import FindOutput, resolve_graph
 from recipes.load import LoadedRecipe, load_recipe, load_recipe_text

@@ -26,7 +26,7 @@ from cockpit.text.safe_text import safe_text
 from engines import control
 from engines.events.steps import Step
 from engines.json_text import read_json
-from engines.run_dir import RunDir, RunDirError
+from engines.run_dir.paths import RunDir, RunDirError
 from engines.words import Verb
 from recipes.problems import OperatorError
 

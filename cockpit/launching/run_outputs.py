@@ -8,7 +8,8 @@ from cockpit.runs.find import find_run
 from cockpit.schedule.resolved_recipe import RunRecipe
 from engines.artifacts.checkpoints import Checkpoint, scan
 from engines.artifacts.manifest import ManifestError, manifest_sha256, verify_manifest
-from engines.run_dir import RunDir, RunDirError, lock_is_held
+from engines.run_dir.locks import lock_is_held
+from engines.run_dir.paths import RunDir, RunDirError
 from recipes.graph import FindOutput, RunOutput
 from recipes.problems import OperatorError, printable
 from recipes.stages.registry import output_of, row_of

@@ -12,7 +12,8 @@ from cockpit import CODE_ROOT
 from cockpit.provenance import records
 from cockpit.provenance.mark import SUPERVISOR_MODULE
 from cockpit.provenance.trust import require_trusted, token_of
-from engines.run_dir import Lock, RunDir, lock_holder, lock_is_held
+from engines.run_dir.locks import Lock, lock_holder, lock_is_held
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode, StartReason
 from recipes.problems import OperatorError
 

@@ -21,7 +21,7 @@ from cockpit.launching.run_outputs import checkpoint_of, outputs_in, plan_of
 from cockpit.launching.trusting import require_trusted_to_start
 from cockpit.runs.find import find_run
 from cockpit.schedule.resolved_recipe import InputRef, RunRecipe, folder_with
-from engines.run_dir import RECIPE_TOML, RunDir
+from engines.run_dir.paths import RECIPE_TOML, RunDir
 from recipes.fields import FieldSpec, fields_of
 from recipes.graph import RUN_STAGE
 from recipes.load import LoadedRecipe, load_recipe_text

@@ -10,7 +10,7 @@ from cockpit.provenance.trust import repair_hint, require_ours, seal, why_not_ou
 from cockpit.schedule.resolved_recipe import RunRecipe
 from cockpit.supervision.launcher import interpreter_of
 from cockpit.text.safe_text import safe_text
-from engines.run_dir import RunDir, RunDirError
+from engines.run_dir.paths import RunDir, RunDirError
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
 from recipes.stages.launch.fields import launch_of

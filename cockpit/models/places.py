@@ -9,7 +9,7 @@ from pathlib import Path
 from cockpit.models.look import FoundModel, kind_of, look
 from cockpit.runs.find import run_ids
 from engines.inputs.hub_cache import commit_of, hub_cache
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 ROOTS_VARIABLE = "COCKPIT_MODELS"
 """Folders with models, separated as in PATH."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cockpit.one_stage.origins import held_out_data
 from cockpit.one_stage.recipe import Export, Input, Merge, OneStageRecipe, Origin, one_stage_recipe
 from cockpit.one_stage.sources import Source
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 
 def merge_recipe(run: RunDir, recipe: str, source: Source, base: Input, dtype: str) -> OneStageRecipe:

@@ -19,7 +19,7 @@ from cockpit.one_stage.sources import Source, sources
 from cockpit.runs.find import find_run, listed_runs
 from cockpit.runs.reader import read_now
 from engines.artifacts.adapter_folder import is_adapter
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.file_types import FIRST_FILE_TYPES
 from recipes.graph import HUB_ID
 from recipes.problems import OperatorError, printable

@@ -9,7 +9,8 @@ from cockpit.one_stage.sources import Source
 from cockpit.schedule.resolved_recipe import RunRecipe, manifest_hash
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON
 from engines.json_text import read_json
-from engines.run_dir import RunDir, RunDirError, place_now
+from engines.run_dir.moved_runs import place_now
+from engines.run_dir.paths import RunDir, RunDirError
 from engines.stage_file import read_stage_inputs
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)

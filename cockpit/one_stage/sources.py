@@ -11,7 +11,7 @@ from cockpit.one_stage.recipe import Input
 from cockpit.runs.stage_view import StageView
 from engines.artifacts.adapter_folder import is_adapter
 from engines.events.steps import CheckpointCommitted
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.stages.registry import trains, weights
 
 

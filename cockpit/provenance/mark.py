@@ -16,7 +16,8 @@ from pathlib import Path
 from cockpit.provenance.trust import token_of
 from engines.identity import Identity, boot_id, start_time
 from engines.json_text import read_json
-from engines.run_dir import RunDir, lock_holder, lock_is_held
+from engines.run_dir.locks import lock_holder, lock_is_held
+from engines.run_dir.paths import RunDir
 
 RUN_ENV = "COCKPIT_RUN_ROOT"
 MARK_ENV = "COCKPIT_RUN_MARK"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cockpit.provenance import records
 from engines.files import file_sha256, open_regular, write_durably
-from engines.run_dir import RunDir, attempt_folders, taken_requests
+from engines.run_dir.paths import RunDir, attempt_folders, taken_requests
 from recipes.problems import OperatorError
 
 TOKEN_BYTES = 32

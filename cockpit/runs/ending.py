@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState
 from engines.files import open_regular
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import RunStatus, StageStatus
 
 TAIL_BYTES = 64 * 1024

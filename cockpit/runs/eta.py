@@ -22,7 +22,7 @@ from cockpit.runs.state import RunState
 from cockpit.runs.writer_facts import Track
 from cockpit.text import formatting as fmt
 from engines.json_text import read_json
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import StageStatus, Verb
 
 RECENT_STEPS = 32

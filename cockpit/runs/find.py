@@ -6,7 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from engines.run_dir import RUN_ID, RunDir, former_ids, is_run_dir
+from engines.run_dir.moved_runs import former_ids
+from engines.run_dir.paths import RUN_ID, RunDir, is_run_dir
 from recipes.problems import OperatorError
 
 MINUTE = len("20261120-2130")

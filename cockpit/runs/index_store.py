@@ -15,7 +15,7 @@ from cockpit.runs.side_index import decode_index, encode_index
 from cockpit.runs.state import RunState
 from cockpit.runs.tail import RunTail
 from engines.files import open_regular, write_cache
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 INDEX_AFTER_BYTES = 4 << 20
 """A reader that has read this much since the last index stores a new one."""

@@ -30,7 +30,8 @@ from engines.emitter import wall_clock_s
 from engines.events.writers import WriterOpened
 from engines.identity import Identity
 from engines.journal import Record, journal_files, size_of
-from engines.run_dir import RunDir, RunDirError, lock_holder, lock_is_held
+from engines.run_dir.locks import lock_holder, lock_is_held
+from engines.run_dir.paths import RunDir, RunDirError
 from engines.words import RunStatus, WriterRole
 
 LARGE_BYTES = 1 << 30

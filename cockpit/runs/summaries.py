@@ -14,7 +14,8 @@ from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState
 from engines.journal import journal_files
 from engines.json_text import read_json
-from engines.run_dir import RunDir, RunDirError, lock_is_held
+from engines.run_dir.locks import lock_is_held
+from engines.run_dir.paths import RunDir, RunDirError
 from engines.words import RunStatus
 
 MAX_EXIT_BYTES = 1 << 20

@@ -20,7 +20,8 @@ from engines.events.kinds import AnyEvent
 from engines.events.records import UnreadableRecordError, decode_record
 from engines.events.writers import WriterOpened
 from engines.journal import JournalMark, JournalReader, Record, journal_files
-from engines.run_dir import RunDir, lock_is_held
+from engines.run_dir.locks import lock_is_held
+from engines.run_dir.paths import RunDir
 
 BATCH = 2000
 """Approximate maximum number of records per read: a long journal is read in parts."""

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from engines.artifacts.custody import ancestors, content_sha256, parent_ids
 from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest, verify_manifest
 from engines.files import file_sha256
-from engines.run_dir import RUN_ID, RunDir, is_run_dir, run_named
+from engines.run_dir.moved_runs import run_named
+from engines.run_dir.paths import RUN_ID, RunDir, is_run_dir
 from recipes.problems import OperatorError, printable
 
 Verdict = Literal["whole", "damaged", "gone", "known by name"]

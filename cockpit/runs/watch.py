@@ -23,7 +23,8 @@ from cockpit.runs.summaries import (
     summary_of_unread,
     summary_of_unreadable,
 )
-from engines.run_dir import RunDir, RunDirError, lock_is_held
+from engines.run_dir.locks import lock_is_held
+from engines.run_dir.paths import RunDir, RunDirError
 from engines.words import RunStatus
 
 FULL_POLL_EVERY = 20

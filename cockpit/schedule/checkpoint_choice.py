@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cockpit.schedule.facts import StageFacts
 from engines.artifacts.checkpoints import Checkpoint, scan_attempt
 from engines.artifacts.manifest import verify_manifest
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.stage_file import StageResume
 
 

@@ -16,7 +16,7 @@ from engines.events.kinds import AnyEvent
 from engines.events.runs import Adjusted, CommandEnded, FieldChanged, RunEnded, RunStarted, StageStarted, StageSucceeded
 from engines.events.steps import CheckpointCommitted, GuardTripped
 from engines.events.writers import WriterOpened
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason, MemoryEnd, WriterRole
 
 

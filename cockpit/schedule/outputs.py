@@ -16,7 +16,7 @@ from cockpit.schedule.resolved_recipe import RunRecipe
 from engines.artifacts.manifest import problems_against
 from engines.events.runs import StageSucceeded
 from engines.inputs.record import OUTSIDE, is_outside_the_graph, read_record, stage_fingerprint
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.stage_file import StageFile, StageInput, read_stage_file
 from recipes.fingerprint import fingerprint
 from recipes.problems import OperatorError

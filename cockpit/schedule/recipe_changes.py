@@ -16,7 +16,7 @@ from cockpit.schedule.facts import read_facts
 from cockpit.schedule.resolved_recipe import RunRecipe
 from engines.events.runs import FieldChanged
 from engines.files import read_regular_bytes, write_durably
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.resume_changes import change_recipe
 
 

@@ -8,7 +8,7 @@ from cockpit.schedule.facts import RunFacts
 from cockpit.schedule.resolved_recipe import RunRecipe
 from engines.inputs.compare import InputChange, changes_of
 from engines.inputs.record import identify_inputs, read_record
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.stage_file import ExpectedInputs
 
 Progress = Callable[[int, int], None]

@@ -13,7 +13,8 @@ from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256
 from engines.events.runs import FieldChanged
 from engines.files import file_sha256
 from engines.json_text import read_json
-from engines.run_dir import RunDir, RunDirError, place_now
+from engines.run_dir.moved_runs import place_now
+from engines.run_dir.paths import RunDir, RunDirError
 from engines.stage_file import StageInput
 from recipes.graph import Origin
 from recipes.schema import Recipe

@@ -12,7 +12,7 @@ from cockpit.shipping.check import Check, fact, missing, unneeded
 from cockpit.shipping.subject import Subject
 from engines.artifacts.manifest import ManifestError, manifest_sha256
 from engines.events.results import GateChecked
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import GateResult
 from recipes import quantities
 from recipes.problems import printable

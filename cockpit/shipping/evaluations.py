@@ -12,7 +12,7 @@ from cockpit.shipping.check import Check, Result, fact, figure, missing
 from engines.artifacts.manifest import ManifestError, read_manifest, verify_manifest
 from engines.judging.shares.counts import paired_shares
 from engines.processor import machine_class
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes import quantities
 from recipes.problems import printable
 from recipes.ship.limits import ANY, THIS, ShipLimits

@@ -33,7 +33,7 @@ from cockpit.shipping.verdict import FORMAT, KIND, next_number
 from engines.artifacts.manifest import ManifestError, manifest_sha256
 from engines.emitter import wall_clock_s
 from engines.files import file_sha256
-from engines.run_dir import RunDir, RunDirError
+from engines.run_dir.paths import RunDir, RunDirError
 from recipes.ship.limits import ShipLimits
 
 Collect = Callable[[Mapping[str, Any]], dict[str, Any]]

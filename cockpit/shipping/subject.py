@@ -11,7 +11,8 @@ from cockpit.runs.find import find_run
 from cockpit.runs.verify import made_from
 from engines.artifacts.manifest import ManifestError, manifest_sha256, read_manifest
 from engines.json_text import read_json
-from engines.run_dir import RunDir, is_run_dir, run_named
+from engines.run_dir.moved_runs import run_named
+from engines.run_dir.paths import RunDir, is_run_dir
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError, printable
 from recipes.stages.export import EXPORT

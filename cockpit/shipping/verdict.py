@@ -17,7 +17,7 @@ from typing import Any
 
 from engines.files import read_regular_bytes
 from engines.json_text import read_json
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.problems import OperatorError, printable
 
 FORMAT = 1

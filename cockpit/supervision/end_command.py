@@ -25,7 +25,7 @@ from engines.files import fsync_file, fsync_folder, open_append, open_regular, w
 from engines.identity import Identity
 from engines.inputs.command import PYTHON, program_of
 from engines.json_text import read_json
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import RunStatus
 from recipes import quantities
 from recipes.schema import Recipe

@@ -27,7 +27,8 @@ from engines.files import open_append, write_durably
 from engines.identity import Identity, boot_id
 from engines.json_text import read_json
 from engines.processor import usable_cores
-from engines.run_dir import RunDir, lock_is_held
+from engines.run_dir.locks import lock_is_held
+from engines.run_dir.paths import RunDir
 from engines.stage_file import (
     ExpectedInputs,
     StageFile,

@@ -29,7 +29,7 @@ from engines.events.steps import Step
 from engines.events.writers import Warned
 from engines.files import open_append
 from engines.identity import Identity
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes import quantities
 from recipes.stages.launch.fields import Launch
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cockpit import CODE_ROOT
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.stage_file import StageInput
 from recipes.stages.fields import StageFields
 from recipes.stages.launch.fields import CONTAINERS, launch_of

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cockpit.provenance.mark import RunMark
 from engines.identity import Identity, boot_id, stat_fields
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 _PR_SET_CHILD_SUBREAPER = 36
 

@@ -19,7 +19,7 @@ from engines.events.attempts import RankEnded, RanksPlaced
 from engines.files import open_append
 from engines.journal import read_journal
 from engines.ranks.watched import read_ends, read_reason
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason
 
 _TAIL_LINES = 80

@@ -9,7 +9,7 @@ from typing import Any
 from cockpit.runs.stage_view import AttemptView, StageView
 from cockpit.runs.state import RunState
 from engines.events.steps import CheckpointCommitted
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import RunStatus
 
 FORMAT = 1

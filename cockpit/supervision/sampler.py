@@ -16,7 +16,7 @@ from pathlib import Path
 from cockpit.supervision.machine import Accelerators, DeviceReading, EngineUse, sample_machine
 from engines.emitter import EventWriter
 from engines.events.writers import Warned
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode, WriterRole
 
 

@@ -13,7 +13,7 @@ from cockpit.provenance.mark import SAMPLER_MODULE
 from engines.emitter import EventWriter
 from engines.events.writers import Warned
 from engines.files import open_append
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes import quantities
 
 FIRST_PAUSE_S = 0.5

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cockpit.supervision.shared_cores import environments_of_others
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 CARD_ENV = "COCKPIT_CARD"
 """An engine's card, in the environment that it is started with, for the supervisors of other runs."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cockpit.provenance.mark import RUN_ENV
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 WAITS, SPINS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
 """What a thread does that waits for the others: the policy, and how often libgomp's loop looks before it sleeps."""

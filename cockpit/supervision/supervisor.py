@@ -63,7 +63,8 @@ from engines.events.writers import Warned
 from engines.files import open_append, write_durably
 from engines.identity import Identity
 from engines.journal import JournalReader
-from engines.run_dir import Lock, RunDir, RunDirError
+from engines.run_dir.locks import Lock
+from engines.run_dir.paths import RunDir, RunDirError
 from engines.words import IGNORED, EndReason, ExitCode, MemoryEnd, RunStatus, StartReason, Verb, WriterRole
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields

@@ -17,7 +17,7 @@ from engines.control import Request
 from engines.emitter import EventWriter
 from engines.events.runs import ControlApplied
 from engines.events.writers import Warned
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import Verb
 from recipes import quantities
 from recipes.stages.launch.fields import Launch

@@ -9,7 +9,7 @@ from cockpit.runs.find import find_run
 from cockpit.runs.reader import read_now
 from engines.artifacts.adapter_folder import is_adapter
 from engines.artifacts.sharded import refuse_shards
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.problems import OperatorError, printable
 
 GGUF = ".gguf"

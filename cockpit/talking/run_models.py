@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cockpit.one_stage.sources import Source
 from cockpit.runs.stage_view import StageView
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 _NO_MODEL = re.compile(r"-LoRA\.gguf$|-(?!00001)\d{5}-of-\d{5}\.gguf$")
 """Adapters, and the parts of a split file after its first."""

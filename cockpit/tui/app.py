@@ -27,7 +27,7 @@ from cockpit.tui.look.harmless import HarmlessLines
 from cockpit.tui.look.keys import bindings, scopes_of
 from cockpit.tui.look.notices import say, say_error
 from cockpit.tui.look.theme import ANSI_VARIABLES, THEMES, chosen_theme
-from engines.run_dir import RunDir, RunDirError
+from engines.run_dir.paths import RunDir, RunDirError
 from engines.words import ExitCode, Verb
 from recipes.problems import OperatorError
 

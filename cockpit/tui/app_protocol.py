@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from textual.screen import Screen
 
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import Verb
 
 if TYPE_CHECKING:

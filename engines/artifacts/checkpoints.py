@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest, verify_manifest
-from engines.run_dir import attempt_folders, checkpoint_step, checkpoints_of
+from engines.run_dir.paths import attempt_folders, checkpoint_step, checkpoints_of
 
 _DRAFT = ".tmp-"
 _TRASH = ".trash-"

@@ -18,7 +18,7 @@ from engines.data.tokens import prepare_tokens
 from engines.inputs.code_or_rows import asks_about_code, unused_warning
 from engines.inputs.mixture import SourceShare
 from engines.processor import usable_cores
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.training.inputs import input_folder as local_folder
 from engines.training.inputs import not_loaded
 from recipes.problems import OperatorError

@@ -22,7 +22,7 @@ from engines.exhausted_memory import exhausted_memory
 from engines.files import refuse_special_files
 from engines.json_text import read_object
 from engines.labels.vocabulary import Vocabulary, view_of
-from engines.run_dir import place_now
+from engines.run_dir.moved_runs import place_now
 from engines.training.inputs import cached_folder, not_loaded, refuse_missing_weights, refuse_other_shapes
 from recipes.problems import OperatorError, printable
 

@@ -25,7 +25,7 @@ from engines.judging.test_file import read_tests
 from engines.judging.unit_tests import programs_of
 from engines.labels.stage_rows import rules_of
 from engines.llama.drawing import DrawRules
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.training.inputs import cached_folder
 from engines.world import ALONE, World
 from recipes.problems import OperatorError, printable

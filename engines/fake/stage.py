@@ -30,7 +30,7 @@ from engines.data_wait import DataWait
 from engines.events.results import Evaluated
 from engines.events.steps import CheckpointCommitted, CheckpointRemoved, GuardTripped, Step, StepsPlanned
 from engines.guards import check_step
-from engines.run_dir import RunDir, checkpoint_name
+from engines.run_dir.paths import RunDir, checkpoint_name
 from engines.words import IGNORED, PHASE_PAUSED, PHASE_TRAINING, Verb
 from recipes import quantities
 from recipes.stages.fake import FakeStage

@@ -16,7 +16,7 @@ from engines.inputs.record import (
     stage_fingerprint,
     write_record,
 )
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.stage_file import StageFile
 from recipes.stages.fields import StageFields
 

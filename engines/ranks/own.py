@@ -17,7 +17,7 @@ from engines.events.event import Event
 from engines.events.steps import GuardTripped, Step
 from engines.events.writers import Gap, Warned, WriterOpened
 from engines.files import open_append
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import WriterRole
 
 TORCHRUN_PID_ENV = "COCKPIT_TORCHRUN_PID"

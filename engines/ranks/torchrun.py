@@ -16,7 +16,7 @@ from pathlib import Path
 from engines.ranks.addresses import interface_of, is_here, own_address, why_not_free
 from engines.ranks.own import TORCHRUN_PID_ENV
 from engines.ranks.watched import WatchedRanks
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.stage_file import StageFile, read_stage_file
 from engines.words import ExitCode
 from recipes.problems import OperatorError

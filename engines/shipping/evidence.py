@@ -24,7 +24,7 @@ from engines.judging.task import Check, Task, Verdict, repeats
 from engines.judging.test_file import read_tests
 from engines.judging.totals import Judged, totals
 from engines.llama.gguf_file import part_paths, read_gguf
-from engines.run_dir import place_now
+from engines.run_dir.moved_runs import place_now
 from recipes import quantities
 from recipes.problems import OperatorError, printable
 from recipes.stages.evaluate import STAGE_CHECKS

@@ -40,7 +40,8 @@ from engines.events.steps import CheckpointCommitted, CheckpointRemoved, Checkpo
 from engines.files import read_regular_bytes
 from engines.guards import DAMAGED_START
 from engines.ranks.placement import strategy_asked
-from engines.run_dir import RunDir, checkpoint_name, lock_is_held
+from engines.run_dir.locks import lock_is_held
+from engines.run_dir.paths import RunDir, checkpoint_name
 from engines.training.devices import place
 from engines.training.faults import Faults
 from engines.training.precision import KERNELS, RECORD, as_record, kernels

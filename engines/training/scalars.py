@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from engines.context import StageContext
 from engines.events.results import Evaluated
 from engines.events.steps import Step
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.world import ALONE, World
 from recipes.problems import printable
 from recipes.stages.training import TrainingFields

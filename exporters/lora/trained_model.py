@@ -17,7 +17,7 @@ from engines.artifacts.manifest import ManifestError, manifest_sha256, read_mani
 from engines.inputs.hashing import hashes_of
 from engines.inputs.hub_cache import cached_model
 from engines.json_text import read_object
-from engines.run_dir import place_now
+from engines.run_dir.moved_runs import place_now
 from exporters.hf_model.model_folder import read_config
 from exporters.lora.base_check import quantization_of_base
 from exporters.lora.merge import open_trained

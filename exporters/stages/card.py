@@ -15,7 +15,7 @@ from typing import Any
 from engines.context import Input, StageContext
 from engines.files import file_sha256, read_regular_bytes, write_durably
 from engines.json_text import read_json
-from engines.run_dir import STAGES, RunDir
+from engines.run_dir.paths import STAGES, RunDir
 from exporters.gguf.file_names import LORA
 from exporters.hf_model.model_card import CARD, LICENSE_FILES, ModelCard, read_card
 from exporters.stages.export_job import Export

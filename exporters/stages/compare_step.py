@@ -15,7 +15,7 @@ from engines.context import StageFailedError
 from engines.files import file_sha256, write_text
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
-from engines.run_dir import FIXTURE_FILE
+from engines.run_dir.paths import FIXTURE_FILE
 from exporters.gguf.quant_types import FilePlan
 from exporters.hf_model.architectures import exact_context
 from exporters.hf_model.model_folder import local_folder

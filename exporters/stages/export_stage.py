@@ -9,7 +9,7 @@ from typing import Any
 
 from engines.context import Artifact, StageContext, StageFailedError, StageResult
 from engines.files import file_sha256, write_json
-from engines.run_dir import FIXTURE_FILE
+from engines.run_dir.paths import FIXTURE_FILE
 from exporters.budget.measure import matrices
 from exporters.budget.plan import check_target
 from exporters.gguf.importance import IMPORTANCE_FILE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engines.llama.gguf_file import part_paths
-from engines.run_dir import REFUSED_FILES
+from engines.run_dir.paths import REFUSED_FILES
 from exporters.gguf.quant_types import FilePlan
 from exporters.stages.export_job import Export
 from recipes.problems import printable

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from tests.patience import PATIENCE_S
 from tests.runs.harness import fake_recipe, wait_for
 

@@ -26,7 +26,7 @@ from cockpit.text.output import CLEAR_LINE, safe_json, safe_output
 from engines.events.kinds import AnyEvent
 from engines.events.records import encode_record
 from engines.events.runs import RunEnded, RunStarted, StageStarted
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import RunStatus, StartReason
 from tests.cockpit.runs.journaled_runs import a_run
 

@@ -25,7 +25,8 @@ from engines.events.writers import Warned, WriterOpened
 from engines.gates import holds
 from engines.inputs.record import stage_fingerprint
 from engines.journal import read_journal
-from engines.run_dir import Lock, RunDir
+from engines.run_dir.locks import Lock
+from engines.run_dir.paths import RunDir
 from engines.stage_file import FORMAT
 from engines.words import Verb
 from recipes.stages.fake import FakeStage

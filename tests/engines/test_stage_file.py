@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engines.host import load_context
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.stage_file import (
     FORMAT,
     StageFile,

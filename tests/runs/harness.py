@@ -21,7 +21,8 @@ from cockpit.supervision.process_tree import kill_tree, run_processes
 from engines.events.kinds import AnyEvent
 from engines.events.steps import Step
 from engines.journal import read_journal
-from engines.run_dir import RunDir, lock_holder, lock_is_held
+from engines.run_dir.locks import lock_holder, lock_is_held
+from engines.run_dir.paths import RunDir
 from recipes.load import load_recipe_text
 from tests.patience import PATIENCE_S
 

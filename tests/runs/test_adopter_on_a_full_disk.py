@@ -15,7 +15,7 @@ from cockpit.schedule.scheduling import EndRun, next_action
 from engines.emitter import EventWriter
 from engines.events.runs import RunStarted
 from engines.events.writers import Warned
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import RunStatus, WriterRole
 from tests.runs.harness import (
     ROOT,

@@ -23,7 +23,8 @@ from engines.events.runs import ControlApplied
 from engines.events.steps import Step
 from engines.events.writers import WriterOpened
 from engines.identity import process_state
-from engines.run_dir import RunDir, lock_holder
+from engines.run_dir.locks import lock_holder
+from engines.run_dir.paths import RunDir
 from engines.words import Verb, WriterRole
 from tests.runs.harness import (
     engine_pid,

@@ -15,7 +15,7 @@ from cockpit.launching.trusting import what_would_start
 from cockpit.runs.log_lines import line_of
 from cockpit.supervision.end_command import EndCommand
 from engines.events.runs import CommandEnded
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import RunStatus, StartReason
 from recipes.load import load_recipe_text
 from tests.runs.harness import (

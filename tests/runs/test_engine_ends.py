@@ -23,7 +23,8 @@ from engines.control import put_request
 from engines.events.attempts import AttemptEnded, AttemptStarted
 from engines.events.runs import StageSucceeded
 from engines.events.steps import GuardTripped, Step
-from engines.run_dir import RunDir, lock_holder, lock_is_held
+from engines.run_dir.locks import lock_holder, lock_is_held
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason, Verb
 from tests.runs.harness import (
     ROOT,

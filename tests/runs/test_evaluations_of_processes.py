@@ -16,7 +16,7 @@ from cockpit.supervision.rank_processes import rank_processes
 from engines.control import put_request
 from engines.events.attempts import AttemptEnded
 from engines.events.runs import StageSucceeded
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import Verb
 from tests.engines.small_corpora import write_rows
 from tests.engines.training import tiny

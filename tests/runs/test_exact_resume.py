@@ -15,7 +15,7 @@ import pytest
 from cockpit.launching.launch import resume
 from engines.events.attempts import AttemptStarted
 from engines.events.steps import CheckpointCommitted, GuardTripped, Step
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from tests.runs.harness import engine_pid, events, launch_text, state, wait_for, wait_for_end
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]

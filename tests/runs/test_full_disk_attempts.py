@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engines.events.runs import StageSucceeded
-from engines.run_dir import lock_holder, lock_is_held
+from engines.run_dir.locks import lock_holder, lock_is_held
 from tests.runs.harness import (
     assert_no_process_left,
     events,

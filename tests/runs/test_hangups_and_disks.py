@@ -17,7 +17,8 @@ from cockpit.runs.reader import RunReader
 from engines.events.runs import RunStarted
 from engines.events.steps import Step
 from engines.events.writers import Gap, WriterOpened
-from engines.run_dir import RunDir, lock_holder
+from engines.run_dir.locks import lock_holder
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode, WriterRole
 from tests.cockpit.command_line import CODE_ROOT
 from tests.patience import PATIENCE_S

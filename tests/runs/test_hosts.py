@@ -14,7 +14,7 @@ from cockpit.launching.launch import launch
 from engines.events.attempts import AttemptEnded, RankReport, RanksPlaced
 from engines.events.steps import Step
 from engines.journal import read_journal
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.load import load_recipe_text
 from tests.runs.harness import assert_no_process_left, events, fake_recipe, nothing_left, wait_for_end
 

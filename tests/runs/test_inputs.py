@@ -17,7 +17,7 @@ from cockpit.launching.launch import resume
 from cockpit.launching.requests import send_request
 from engines.events.attempts import AttemptEnded, InputsRecorded, Phase, Progress
 from engines.events.runs import RunStarted, StageStarted, StageSucceeded
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason, Verb
 from recipes.fingerprint import fingerprint
 from recipes.problems import OperatorError

@@ -18,7 +18,7 @@ from cockpit.launching.launch import resume
 from engines.events.attempts import AttemptStarted
 from engines.events.writers import Warned, WriterOpened
 from engines.identity import Identity
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from tests.runs.harness import (
     acknowledged,
     assert_contiguous,

@@ -24,7 +24,7 @@ from engines.events.attempts import AttemptEnded
 from engines.events.steps import Step
 from engines.events.writers import WriterOpened
 from engines.identity import process_state
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason, MemoryEnd, Verb, WriterRole
 from tests.runs import stand_in_docker
 from tests.runs.harness import (

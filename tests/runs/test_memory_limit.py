@@ -16,7 +16,8 @@ from cockpit.launching.start import start_supervisor
 from engines.events.attempts import AttemptEnded
 from engines.events.runs import StageStarted
 from engines.events.steps import GuardTripped, Step, StepsPlanned
-from engines.run_dir import RunDir, lock_holder
+from engines.run_dir.locks import lock_holder
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason, StartReason
 from tests.engines.training import tiny
 from tests.patience import PATIENCE_S

@@ -10,7 +10,8 @@ from cockpit.runs.reader import read_now
 from engines.events.attempts import AttemptEnded, AttemptStarted
 from engines.events.steps import CheckpointCommitted
 from engines.events.writers import Warned
-from engines.run_dir import RunDir, lock_is_held
+from engines.run_dir.locks import lock_is_held
+from engines.run_dir.paths import RunDir
 from engines.words import Verb
 from tests.runs.harness import (
     assert_contiguous,

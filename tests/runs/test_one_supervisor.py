@@ -13,7 +13,8 @@ from cockpit.launching.requests import send_request
 from engines.events.attempts import AttemptStarted
 from engines.events.runs import RunStarted
 from engines.events.writers import WriterOpened
-from engines.run_dir import RunDir, lock_holder, lock_is_held
+from engines.run_dir.locks import lock_holder, lock_is_held
+from engines.run_dir.paths import RunDir
 from engines.words import Verb
 from recipes.load import load_recipe_text
 from tests.patience import PATIENCE_S

@@ -12,7 +12,8 @@ import pytest
 
 from cockpit.runs.find import run_ids
 from cockpit.supervision.process_tree import run_processes
-from engines.run_dir import RunDir, lock_holder
+from engines.run_dir.locks import lock_holder
+from engines.run_dir.paths import RunDir
 from tests.patience import PATIENCE_S
 from tests.runs.harness import ROOT, fake_recipe, wait_for, wait_for_end, wait_for_step
 

@@ -32,7 +32,7 @@ from engines.events.steps import CheckpointCommitted, GuardTripped, Step
 from engines.identity import Identity
 from engines.journal import journal_files, read_journal
 from engines.ranks.watched import read_ends
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason, Verb
 from tests.runs.harness import (
     assert_contiguous,

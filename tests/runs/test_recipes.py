@@ -13,7 +13,7 @@ import pytest
 from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
 from cockpit.runs.verify import check_descent
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode
 from tests.exporters.small_models import build_model, build_tokenizer
 from tests.runs.harness import ROOT, run_to_success

@@ -13,7 +13,7 @@ from cockpit.launching.requests import send_request
 from engines.artifacts.manifest import read_manifest
 from engines.events.attempts import AttemptStarted
 from engines.events.steps import Step
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import Verb
 from tests.runs.harness import events, fake_recipe, launch_text, nothing_left, state, wait_for, wait_for_end
 

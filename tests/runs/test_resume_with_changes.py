@@ -18,7 +18,7 @@ from cockpit.schedule.resolved_recipe import RunRecipe
 from engines.events.attempts import AttemptStarted
 from engines.events.runs import FieldChanged, RunStarted
 from engines.events.steps import Step
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import Verb
 from recipes.problems import OperatorError
 from tests.runs.harness import (

@@ -14,7 +14,7 @@ from cockpit.launching.start_from import recipe_from
 from cockpit.schedule.resolved_recipe import RunRecipe
 from engines.artifacts.custody import ancestors
 from engines.artifacts.manifest import manifest_sha256, read_manifest
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.stage_file import read_stage_inputs
 from recipes.load import load_recipe_text
 from recipes.problems import OperatorError, RecipeError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.run_dir import lock_holder
+from engines.run_dir.locks import lock_holder
 from tests.runs.harness import (
     assert_contiguous,
     assert_no_process_left,

@@ -16,7 +16,7 @@ from cockpit.runs.summaries import summary_of
 from engines.events.attempts import AttemptStarted
 from engines.events.runs import RunStarted
 from engines.events.steps import Step
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import Verb
 from tests.runs.harness import (
     assert_no_process_left,

@@ -27,7 +27,7 @@ from engines.artifacts.sharded import is_in_shards
 from engines.control import put_request
 from engines.events.attempts import AttemptStarted
 from engines.events.steps import CheckpointCommitted, Step
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import Verb
 from tests.engines.training import tiny
 from tests.runs.harness import (

@@ -27,7 +27,7 @@ from engines.events.attempts import AttemptStarted
 from engines.events.runs import ControlApplied, RunStarted, StageSkipped
 from engines.events.steps import CheckpointCommitted
 from engines.events.writers import Warned
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode, StartReason, Verb, WriterRole
 from recipes.problems import OperatorError
 from tests.runs.harness import (

@@ -17,7 +17,7 @@ from cockpit.launching.adoption import FOLLOWER
 from cockpit.launching.launch import resume
 from cockpit.launching.start import start_supervisor
 from cockpit.runs.watch import RunWatch
-from engines.run_dir import RunDirError
+from engines.run_dir.paths import RunDirError
 from engines.words import StartReason
 from recipes.problems import OperatorError
 from tests.cockpit.runs.journaled_runs import a_run, write_journal

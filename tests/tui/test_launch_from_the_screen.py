@@ -15,7 +15,7 @@ from cockpit.tui.screens.recipe_form import RecipeScreen
 from cockpit.tui.screens.run import RunScreen
 from cockpit.tui.widgets.field_row import FieldRow
 from cockpit.tui.widgets.recipe_list import RecipeList
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from tests.tui.looking import SIZES, until, until_seen
 
 TEXT = """schema = 1

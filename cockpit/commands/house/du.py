@@ -13,7 +13,7 @@ from cockpit.text import formatting as fmt
 from cockpit.text.output import print_json, print_out, say
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode
 
 

@@ -21,7 +21,7 @@ from cockpit.text.output import print_out, say
 from cockpit.text.safe_text import safe_text
 from engines.events.kinds import AnyEvent
 from engines.files import atomic_file
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
 

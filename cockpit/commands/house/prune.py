@@ -14,7 +14,7 @@ from cockpit.runs.reader import RunReader
 from cockpit.text import formatting as fmt
 from cockpit.text.output import print_out, say
 from cockpit.text.safe_text import safe_text
-from engines.run_dir import RunDir, RunDirError
+from engines.run_dir.paths import RunDir, RunDirError
 from engines.words import ExitCode
 from recipes.problems import OperatorError
 

@@ -43,7 +43,7 @@ from cockpit.tui.widgets.line_list import LineList
 from engines.artifacts.sharded import is_in_shards
 from engines.chatting.lines import Job
 from engines.emitter import wall_clock_s
-from engines.run_dir import RunDir, RunDirError
+from engines.run_dir.paths import RunDir, RunDirError
 from engines.words import RunStatus, StageStatus
 from recipes.fields import fields_of
 from recipes.file_types import FIRST_FILE_TYPES

@@ -37,7 +37,7 @@ from cockpit.tui.widgets.preview_pane import PreviewPane
 from cockpit.tui.widgets.recipe_list import RecipeList
 from cockpit.tui.widgets.run_table import RunTable
 from engines.emitter import wall_clock_s
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.problems import OperatorError
 
 if TYPE_CHECKING:

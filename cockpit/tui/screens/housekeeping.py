@@ -26,7 +26,7 @@ from cockpit.tui.dialogs.ask import AskScreen
 from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
 from cockpit.tui.dialogs.read import TextScreen
 from cockpit.tui.look.notices import say, say_error
-from engines.run_dir import RunDir, RunDirError
+from engines.run_dir.paths import RunDir, RunDirError
 from recipes.problems import OperatorError
 
 T = TypeVar("T")

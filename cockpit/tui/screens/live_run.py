@@ -19,7 +19,7 @@ from cockpit.tui.screens.run import RunScreen
 from cockpit.tui.screens.sources import LiveSource, Source
 from cockpit.tui.widgets.log_view import LogView
 from cockpit.tui.widgets.status import Part
-from engines.run_dir import RunDir, RunDirError
+from engines.run_dir.paths import RunDir, RunDirError
 from engines.words import RunStatus, Verb
 from recipes.problems import OperatorError
 from recipes.stages.registry import carries_out

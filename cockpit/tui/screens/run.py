@@ -45,7 +45,7 @@ from cockpit.tui.widgets.stage_panel import stage_panel
 from cockpit.tui.widgets.stage_strip import progress_bar, stage_strip
 from cockpit.tui.widgets.status import Part, problems, problems_rows, run_parts, status_line
 from engines.json_text import read_json
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import RunStatus
 
 TICK_S = 0.2

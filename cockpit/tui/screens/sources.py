@@ -11,7 +11,7 @@ from cockpit.runs.health import Clock, Health, health
 from cockpit.runs.reader import RunReader
 from cockpit.runs.state import RunState
 from engines.emitter import wall_clock_s
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import RunStatus
 
 LOOK_EVERY_POLLS = 10

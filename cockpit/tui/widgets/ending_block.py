@@ -11,7 +11,7 @@ from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import ascii_only
 from cockpit.tui.look.wrapping import wrapped, wrapped_lines
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 LONGEST_SENTENCE = 4000
 CONSOLE_LINES = 12

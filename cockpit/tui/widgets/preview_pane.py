@@ -19,7 +19,7 @@ from cockpit.tui.charts.chart import Chart, ChartData
 from cockpit.tui.charts.panels import ViewOptions, step_window, x_end
 from cockpit.tui.look.theme import palette
 from cockpit.tui.widgets.preview import run_heading, shown_stage
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 
 MIN_POINTS = 2
 LOG_LINES = 60

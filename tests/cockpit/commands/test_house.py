@@ -12,7 +12,7 @@ import pytest
 
 from cockpit.cli import main
 from cockpit.runs.find import run_ids
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode
 from tests.cockpit.keeping.finished_runs import made_run
 

@@ -11,7 +11,7 @@ from cockpit.launching.launch import resolve, resume
 from cockpit.launching.start import start_supervisor
 from cockpit.launching.trusting import what_would_start
 from cockpit.provenance.trust import seal, why_untrusted
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import StartReason
 from recipes.load import load_recipe_text
 from recipes.problems import OperatorError

@@ -12,7 +12,8 @@ from engines.events.results import Evaluated
 from engines.events.runs import RunEnded, RunStarted
 from engines.events.steps import Step
 from engines.events.writers import WriterOpened
-from engines.run_dir import RunDir, create_run_dir
+from engines.run_dir.creation import create_run_dir
+from engines.run_dir.paths import RunDir
 from engines.words import RunStatus, StartReason, WriterRole
 
 T0 = 1_795_000_000.0

@@ -17,7 +17,7 @@ from cockpit.curves.figure import PANEL, WIDTH, Dot, Figure, Label, Line, figure
 from cockpit.curves.png import SCALE, png
 from cockpit.curves.svg import svg
 from cockpit.runs.reader import read_now
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode
 from tests.cockpit.curves.curved_runs import ABSENT, NAN, SPIKE, curved_run
 from tests.cockpit.keeping.finished_runs import made_run

@@ -17,7 +17,8 @@ from cockpit.runs.reader import read_now
 from cockpit.schedule.facts import read_facts
 from engines.emitter import EventWriter
 from engines.events.writers import Warned
-from engines.run_dir import Lock, RunDir
+from engines.run_dir.locks import Lock
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode, StartReason, WriterRole
 from tests.cockpit.command_line import CommandLine
 from tests.cockpit.runs.journaled_runs import a_run, write_journal

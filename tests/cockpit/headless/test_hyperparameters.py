@@ -8,7 +8,8 @@ from pathlib import Path
 from cockpit.headless.hyperparameters import EDITED, field_lines, field_values
 from cockpit.launching.launch import resolve
 from cockpit.schedule.recipe_changes import write_changes
-from engines.run_dir import RunDir, create_run_dir
+from engines.run_dir.creation import create_run_dir
+from engines.run_dir.paths import RunDir
 from recipes.load import load_recipe_text
 from tests.recipes.recipe_texts import SOUND
 

@@ -20,7 +20,7 @@ from engines.events.kinds import AnyEvent
 from engines.events.results import ArtifactCommitted, Evaluated, SampledText
 from engines.events.runs import ControlApplied, RunEnded, RunStarted, StageFailed, StageStarted, StageSucceeded
 from engines.journal import Record
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason, RunStatus, StartReason
 from tests.tui import journals
 from tests.tui.journals import Journal

@@ -17,7 +17,7 @@ from engines.events.machine import MachineSampled
 from engines.events.results import Evaluated
 from engines.events.runs import RunEnded, RunStarted, StageFailed, StageStarted, StageSucceeded
 from engines.events.steps import CheckpointCommitted, Step
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason, RunStatus, StartReason
 from tests.tui.journals import Journal
 

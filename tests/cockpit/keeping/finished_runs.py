@@ -14,7 +14,8 @@ from engines.events.records import encode_record
 from engines.events.runs import RunEnded, RunStarted, StageSucceeded
 from engines.events.steps import CheckpointCommitted
 from engines.events.writers import WriterOpened
-from engines.run_dir import RunDir, create_run_dir
+from engines.run_dir.creation import create_run_dir
+from engines.run_dir.paths import RunDir
 from engines.words import RunStatus, StartReason, WriterRole
 
 T0 = 1_795_000_000.0

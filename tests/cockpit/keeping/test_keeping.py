@@ -21,7 +21,8 @@ from cockpit.keeping.uses import uses_in
 from cockpit.runs.find import find_run, run_ids
 from cockpit.runs.verify import check_descent
 from cockpit.runs.watch import RunWatch
-from engines.run_dir import RunDir, place_now
+from engines.run_dir.moved_runs import place_now
+from engines.run_dir.paths import RunDir
 from recipes.problems import OperatorError
 from tests.cockpit.keeping.finished_runs import made_run, output
 from tests.permissions import modes_count

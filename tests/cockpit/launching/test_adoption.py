@@ -26,7 +26,8 @@ from cockpit.runs.reader import read_now
 from cockpit.schedule.facts import read_facts
 from engines.emitter import EventWriter
 from engines.events.attempts import AttemptEnded
-from engines.run_dir import Lock, RunDir, RunDirError
+from engines.run_dir.locks import Lock
+from engines.run_dir.paths import RunDir, RunDirError
 from engines.words import EndReason, StartReason, WriterRole
 from recipes.problems import OperatorError
 from tests.cockpit.runs.journaled_runs import a_run, engine_of, write_journal

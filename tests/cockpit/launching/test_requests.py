@@ -15,7 +15,9 @@ from cockpit.launching.requests import EFFECTS, Outcome, effect_of, send_request
 from engines.control import pending
 from engines.emitter import EventWriter
 from engines.events.runs import RunEnded, RunStarted
-from engines.run_dir import Lock, RunDir, create_run_dir
+from engines.run_dir.creation import create_run_dir
+from engines.run_dir.locks import Lock
+from engines.run_dir.paths import RunDir
 from engines.words import RunStatus, StartReason, Verb, WriterRole
 from recipes.problems import OperatorError
 

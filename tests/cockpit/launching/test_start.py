@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cockpit.launching.start import start_supervisor
-from engines.run_dir import RunDir, lock_is_held
+from engines.run_dir.locks import lock_is_held
+from engines.run_dir.paths import RunDir
 from engines.words import StartReason
 from recipes.problems import OperatorError
 from tests.cockpit.runs.journaled_runs import a_run, write_journal

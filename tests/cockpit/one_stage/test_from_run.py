@@ -18,7 +18,7 @@ from cockpit.planning.models import export_need, file_plans, merge_need, model_f
 from cockpit.runs.reader import read_now
 from cockpit.schedule.resolved_recipe import InputRef, RunRecipe, manifest_hash
 from cockpit.tui.dialogs.make import plan_words
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import RunStatus
 from recipes.load import load_recipe_text
 from recipes.stages.export import ExportStage

@@ -9,7 +9,7 @@ import pytest
 from cockpit.one_stage.from_words import export_text, merge_text, stage_sets
 from cockpit.one_stage.recipe import OneStageRecipe
 from engines.events.runs import RunEnded, RunStarted, StageStarted, StageSucceeded
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import RunStatus, StartReason
 from recipes.load import load_recipe_text
 from recipes.problems import OperatorError

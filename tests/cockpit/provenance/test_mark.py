@@ -10,7 +10,8 @@ from cockpit.provenance.trust import seal
 from cockpit.supervision.engine_process import find_engine
 from cockpit.supervision.process_tree import kill_tree, run_processes
 from engines.identity import Identity
-from engines.run_dir import Lock, RunDir
+from engines.run_dir.locks import Lock
+from engines.run_dir.paths import RunDir
 from tests.cockpit.runs.journaled_runs import a_run, engine_of, stopped_process
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from cockpit.provenance import records
 from cockpit.provenance.trust import allow_recipe, require_trusted, seal, token_of, why_not_ours, why_untrusted
-from engines.run_dir import RunDir, create_run_dir
+from engines.run_dir.creation import create_run_dir
+from engines.run_dir.paths import RunDir
 from recipes.problems import OperatorError
 from tests.cockpit.runs.journaled_runs import a_run, write_journal
 

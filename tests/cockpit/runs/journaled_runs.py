@@ -17,7 +17,8 @@ from engines.events.attempts import AttemptEnded, AttemptStarted
 from engines.events.runs import RunEnded, RunStarted, StageStarted
 from engines.events.steps import Step
 from engines.identity import Identity
-from engines.run_dir import RunDir, create_run_dir
+from engines.run_dir.creation import create_run_dir
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason, RunStatus, StartReason, WriterRole
 
 

@@ -14,7 +14,7 @@ from engines.events.attempts import AttemptStarted
 from engines.events.results import Evaluated
 from engines.events.runs import ControlApplied, RunStarted, StageStarted
 from engines.events.steps import CheckpointCommitted, Step
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import StartReason
 from tests.tui import journals
 from tests.tui.journals import Journal

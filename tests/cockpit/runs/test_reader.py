@@ -16,7 +16,8 @@ from engines.events.records import encode_record
 from engines.events.writers import WriterOpened
 from engines.identity import Identity
 from engines.journal import Record, read_journal
-from engines.run_dir import Lock, RunDir
+from engines.run_dir.locks import Lock
+from engines.run_dir.paths import RunDir
 from engines.words import WriterRole
 from tests.cockpit.runs.journaled_runs import a_run, engine_of, stopped_process, write_journal
 

@@ -19,7 +19,7 @@ from engines.events.kinds import AnyEvent
 from engines.events.records import encode_record
 from engines.events.writers import Warned
 from engines.journal import JournalReader, read_journal
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from tests.cockpit.runs.journaled_runs import a_run, write_journal
 from tests.cockpit.runs.test_state import JOURNALS, views
 from tests.engines.event_strategies import events as any_events

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from tests.cockpit.command_line import CODE_ROOT
 from tests.patience import PATIENCE_S
 from tests.tui.made_runs import make_run

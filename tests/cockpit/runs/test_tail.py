@@ -20,7 +20,8 @@ from engines.events.runs import ControlApplied, RunEnded, StageSucceeded
 from engines.events.steps import CheckpointCommitted
 from engines.events.writers import Gap, Warned, WriterOpened
 from engines.journal import Record, read_journal
-from engines.run_dir import Lock, RunDir
+from engines.run_dir.locks import Lock
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason, RunStatus, WriterRole
 
 

@@ -13,7 +13,8 @@ from cockpit.runs.state import RunState
 from cockpit.runs.summaries import RunSummary, exit_facts
 from cockpit.runs.watch import FULL_POLL_EVERY, KEPT_ENDED, RunWatch
 from engines.files import write_durably
-from engines.run_dir import Lock, RunDir
+from engines.run_dir.locks import Lock
+from engines.run_dir.paths import RunDir
 from tests.cockpit.runs.journaled_runs import a_run, write_journal
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cockpit.schedule.checkpoint_choice import choose_checkpoint
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from tests.cockpit.schedule.test_scheduling import Journal
 from tests.engines.artifacts.test_checkpoints import commit_checkpoint
 

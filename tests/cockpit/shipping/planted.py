@@ -28,7 +28,8 @@ from engines.judging.sets.general import general_set
 from engines.judging.task import Task
 from engines.judging.test_file import read_tests
 from engines.llama.gguf_file import read_gguf
-from engines.run_dir import RunDir, create_run_dir
+from engines.run_dir.creation import create_run_dir
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason, GateResult, RunStatus, StartReason, WriterRole
 from recipes.load import load_recipe_text
 from tests.engines.judging.test_general_set import right as right_answer

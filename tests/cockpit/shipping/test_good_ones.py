@@ -15,7 +15,7 @@ import pytest
 from cockpit.shipping.check import Result
 from cockpit.shipping.limits_file import read_limits
 from engines.processor import machine_class
-from engines.run_dir import rename_run
+from engines.run_dir.moved_runs import rename_run
 from recipes.problems import RecipeError
 from recipes.ship.limits import ShipLimits
 from tests.cockpit.shipping.planted import Planted, Whole, ask

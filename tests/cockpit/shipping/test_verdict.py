@@ -14,7 +14,7 @@ import pytest
 from cockpit.cli import main
 from cockpit.shipping.report import CARD, SHIP_JSON, write_report
 from cockpit.shipping.verdict import beside, read_key, sealed
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import ExitCode
 from recipes.problems import OperatorError
 from recipes.ship.limits import ShipLimits

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cockpit.supervision.engine_process import engine_environment
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.finetune import FinetuneStage
 from tests.recipes.recipe_texts import found as problems_in

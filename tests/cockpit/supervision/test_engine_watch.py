@@ -23,7 +23,8 @@ from engines.events.steps import Step
 from engines.events.writers import Warned
 from engines.identity import Identity
 from engines.journal import read_journal
-from engines.run_dir import RunDir, create_run_dir
+from engines.run_dir.creation import create_run_dir
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason, WriterRole
 from recipes.stages.launch.fields import Launch
 from tests.runs.harness import wait_for

@@ -14,7 +14,7 @@ import pytest
 from cockpit.supervision import engine_process
 from cockpit.supervision.engine_process import engine_environment
 from cockpit.supervision.freed_memory import KERNELS, keep_few_kernels
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.stages.registry import STAGE_TYPES
 
 _EVALUATION = {"name": "held-out", "kind": "evaluate", "model": "base", "data": "tokens"}

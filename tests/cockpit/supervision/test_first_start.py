@@ -13,7 +13,7 @@ from cockpit.schedule.resolved_recipe import InputRef, RunRecipe
 from cockpit.supervision.engine_process import write_stage_json
 from engines.host import load_context
 from engines.look.row_view import RowsRequest
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.stage_file import moment, read_stage_file, write_stage_file
 from recipes.load import load_recipe_text
 from tests.engines.look.looked_at import CHATML, row, write_data, write_model

@@ -10,7 +10,7 @@ import pytest
 
 from cockpit import CODE_ROOT
 from cockpit.supervision.launcher import interpreter_of, launched
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.stage_file import StageInput
 from recipes.stages.fake import FakeStage
 

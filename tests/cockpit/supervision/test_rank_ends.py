@@ -11,7 +11,8 @@ from cockpit.supervision.rank_ends import cause_of_ranks
 from engines.emitter import EventWriter
 from engines.events.attempts import RankEnded
 from engines.ranks.watched import RankEnd, WatchedRanks, read_ends
-from engines.run_dir import RunDir, create_run_dir
+from engines.run_dir.creation import create_run_dir
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason, WriterRole
 
 LOST = (EndReason.RANK_LOST, "an exchange with another process failed")

@@ -13,7 +13,7 @@ from cockpit.provenance.mark import RUN_ENV
 from cockpit.supervision import shared_cards
 from cockpit.supervision.engine_process import engine_environment, what_it_shares
 from cockpit.supervision.shared_cards import CARD_ENV, card_words, engines_on_card, first_card
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.stages.finetune import FinetuneStage
 from tests.runs.harness import wait_for
 

@@ -13,7 +13,7 @@ from cockpit.supervision import engine_process
 from cockpit.supervision.engine_process import engine_environment, engine_threads
 from cockpit.supervision.shared_cores import other_engines, sharing_words, thread_waits
 from engines.events.writers import Warned
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.stages.registry import STAGE_TYPES
 from tests.runs.harness import events, fake_recipe, launch_text, nothing_left, wait_for, wait_for_step
 

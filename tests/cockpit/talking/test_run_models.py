@@ -8,7 +8,7 @@ from cockpit.one_stage.sources import Source
 from cockpit.runs.stage_view import StageView
 from cockpit.talking.run_models import run_models
 from engines.events.results import ArtifactCommitted
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import StageStatus
 
 FILES = (

@@ -16,7 +16,7 @@ from engines.context import ResumePoint
 from engines.events.steps import CheckpointCommitted, CheckpointRemoved
 from engines.fake.stage import run as fake
 from engines.journal import read_journal
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from tests.stage_context import make_context
 
 STAGE = {

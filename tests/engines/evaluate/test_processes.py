@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from engines.evaluate.stage import run
 from engines.judging.answers import kept_answers
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.fingerprint import fingerprint
 from recipes.stages.evaluate import EvaluateStage
 from tests.engines.ranks.together import Record, launch

@@ -20,7 +20,7 @@ from engines.artifacts.manifest import manifest_sha256, read_manifest
 from engines.context import ResumePoint
 from engines.journal import read_journal
 from engines.ranks.own import RankWriter
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.world import world
 from tests.engines.training.attempts import context
 from tests.stage_context import TriedContext

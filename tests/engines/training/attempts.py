@@ -16,7 +16,7 @@ from engines.context import GuardTrippedError, ResumePoint, StageResult, StopReq
 from engines.control import put_request
 from engines.events.event import Event
 from engines.events.steps import CheckpointCommitted, Step
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import Verb
 from tests.patience import PATIENCE_S
 from tests.stage_context import TriedContext, make_context

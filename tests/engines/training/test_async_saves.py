@@ -16,7 +16,7 @@ from engines.events.event import Event
 from engines.events.runs import ControlApplied
 from engines.events.steps import CheckpointCommitted, CheckpointStaged, GuardTripped, Step
 from engines.events.writers import Warned
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.training import saving
 from engines.training.saves import room
 from engines.training.saves.parts import write_parts

@@ -12,7 +12,7 @@ from engines.artifacts.manifest import manifest_sha256, read_manifest, write_man
 from engines.commit import commit_output
 from engines.events.attempts import Phase
 from engines.events.steps import Step
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.problems import OperatorError
 from tests.engines.training.attempts import context, of_kind, resume_point, run_stage, trajectory
 from tests.engines.training.tiny import FINETUNE, PRETRAIN, weights_sha256

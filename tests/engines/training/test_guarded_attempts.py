@@ -19,7 +19,7 @@ from engines.events.attempts import AttemptEnded, AttemptStarted, ResumedFrom
 from engines.events.kinds import AnyEvent
 from engines.events.runs import RunStarted
 from engines.events.steps import GuardTripped, Step
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason, StartReason
 from recipes.schema import Recipe
 from tests.engines.preference.pairs import DPO, write_pairs

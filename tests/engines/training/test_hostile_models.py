@@ -16,7 +16,7 @@ from engines.artifacts.manifest import manifest_sha256, write_manifest
 from engines.context import ResumePoint
 from engines.labels.row import RefusedRow
 from engines.labels.vocabulary import view_of
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from recipes.problems import OperatorError
 from tests.engines.labels.labelling import outcomes
 from tests.engines.training.attempts import context, run_stage

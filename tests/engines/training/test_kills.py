@@ -21,7 +21,7 @@ from engines.events.results import Evaluated
 from engines.events.runs import StageSucceeded
 from engines.events.steps import Step
 from engines.journal import read_journal
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.stage_file import StageFile, StageInput, StageResume, write_stage_file
 from recipes.stages.registry import STAGE_TYPES, tag_of_table
 from tests.engines.preference.pairs import DPO, write_pairs

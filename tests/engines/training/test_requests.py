@@ -197,7 +197,7 @@ def test_a_paused_training_answers_other_requests_and_a_stop_ends_it(tmp_path: P
 
     def ask_while_paused(event: Event) -> int:
         from engines.control import put_request
-        from engines.run_dir import RunDir
+        from engines.run_dir.paths import RunDir
 
         control = RunDir(ctx.run_root).control
         if isinstance(event, Step) and event.step == 2:

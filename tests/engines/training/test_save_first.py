@@ -15,7 +15,7 @@ from engines.context import StopRequested
 from engines.events.results import Evaluated
 from engines.events.steps import CheckpointCommitted
 from engines.events.writers import Warned
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.training import session
 from engines.training.loss import token_weighted_loss
 from tests.engines.training.attempts import context, of_kind, resume_point, run_stage, trajectory

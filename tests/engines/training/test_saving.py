@@ -18,7 +18,7 @@ from engines.events.attempts import AttemptEnded
 from engines.events.runs import ControlApplied
 from engines.events.steps import CheckpointCommitted, Step
 from engines.events.writers import Warned
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.training import saving
 from engines.training.saves.parts import write_parts
 from engines.words import Verb

@@ -13,7 +13,7 @@ from engines.events.event import Event
 from engines.events.results import Evaluated
 from engines.events.steps import Step
 from engines.events.writers import Warned
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.training.scalars import scalars_of
 from recipes.stages.training import training_needs
 from tests.engines.training.attempts import context, of_kind, resume_point, run_stage

@@ -17,7 +17,7 @@ from engines.finetune.rows import ExampleDataset, PackedDataset
 from engines.inputs.record import identify_inputs, write_record
 from engines.look.step_answer import Segment
 from engines.look.steps import Stream, first_difference
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.stage_file import FORMAT, StageFile, StageInput
 from engines.training.trainer import EngineMixin
 from engines.words import ExitCode

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.run_dir import FIXTURE_FILE
+from engines.run_dir.paths import FIXTURE_FILE
 from exporters.proof.fixture import Fixture, Position, Prompt, load_fixture
 from exporters.proof.parity_run import compare_runtimes, read_job
 from exporters.proof.runner import Answer, ForeignRuntime, RunnerError

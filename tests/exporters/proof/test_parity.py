@@ -16,7 +16,7 @@ from engines.events.results import Evaluated
 from engines.events.writers import Warned
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
-from engines.run_dir import FIXTURE_FILE, REFUSED_FILES
+from engines.run_dir.paths import FIXTURE_FILE, REFUSED_FILES
 from exporters.gguf import metadata as gguf_metadata
 from exporters.gguf import write as gguf_write
 from exporters.gguf.vocab import read_vocabulary

@@ -18,7 +18,7 @@ import pytest
 from engines.artifacts.manifest import read_manifest, verify_manifest
 from engines.events.attempts import AttemptEnded
 from engines.journal import read_journal
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]

@@ -16,7 +16,7 @@ from engines.artifacts.manifest import read_manifest, write_manifest
 from engines.commit import commit_output
 from engines.context import StageResult
 from engines.events.writers import Warned
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from exporters.lora.trained_model import trained_before_merge
 from exporters.proof.parity_data import read_parity_data
 from recipes.problems import OperatorError

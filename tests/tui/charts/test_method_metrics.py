@@ -18,7 +18,7 @@ from engines.events.event import Event
 from engines.events.records import encode_record
 from engines.events.results import Evaluated
 from engines.events.steps import Step
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from tests.cockpit.runs.journaled_runs import a_run
 from tests.tui import journals
 from tests.tui.app_under_test import live_app, replay_app, settled, text

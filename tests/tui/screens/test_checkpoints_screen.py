@@ -16,7 +16,8 @@ from cockpit.tui.app import CockpitApp
 from cockpit.tui.dialogs.confirm import ConfirmScreen
 from cockpit.tui.dialogs.make import MakeScreen
 from cockpit.tui.screens.checkpoints import CheckpointsScreen, ItemList
-from engines.run_dir import Lock, RunDir
+from engines.run_dir.locks import Lock
+from engines.run_dir.paths import RunDir
 from recipes.file_types import FILE_TYPES
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError

@@ -25,7 +25,7 @@ from cockpit.tui.screens.recipe_form import RecipeScreen
 from cockpit.tui.screens.run import RunScreen
 from cockpit.tui.widgets.recipe_list import RecipeList
 from cockpit.tui.widgets.run_table import RunTable
-from engines.run_dir import Lock
+from engines.run_dir.locks import Lock
 from engines.words import RunStatus
 from tests.tui.looking import HOSTILE, SIZES, no_control_characters, picture, until, until_seen
 from tests.tui.made_runs import make_run

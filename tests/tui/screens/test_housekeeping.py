@@ -12,7 +12,7 @@ from cockpit.tui.dialogs.ask import AskScreen
 from cockpit.tui.dialogs.confirm import ConfirmScreen
 from cockpit.tui.dialogs.read import TextScreen
 from cockpit.tui.widgets.run_table import RunTable
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from tests.cockpit.keeping.finished_runs import made_run
 from tests.tui.looking import no_control_characters, notices, picture, until, until_seen
 from tests.tui.screens.test_home import opened

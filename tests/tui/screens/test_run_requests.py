@@ -14,7 +14,8 @@ from cockpit.tui.dialogs.control import value_question
 from engines.control import pending
 from engines.events.attempts import AttemptStarted, Phase
 from engines.events.runs import StageStarted
-from engines.run_dir import Lock, RunDir
+from engines.run_dir.locks import Lock
+from engines.run_dir.paths import RunDir
 from engines.words import Verb
 from tests.tui import journals
 from tests.tui.app_under_test import live_app, settled, text

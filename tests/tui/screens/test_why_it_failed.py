@@ -20,7 +20,7 @@ from cockpit.tui.widgets.preview_pane import PreviewPane
 from cockpit.tui.widgets.run_table import RunTable
 from engines.events.attempts import AttemptEnded
 from engines.events.runs import RunEnded, StageFailed
-from engines.run_dir import RunDir
+from engines.run_dir.paths import RunDir
 from engines.words import EndReason, RunStatus
 from tests.tui import journals
 from tests.tui.app_under_test import live_app, settled, text

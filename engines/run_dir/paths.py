@@ -6,21 +6,17 @@ The names inside a finished folder belong to the module of its format: `engines.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import re
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from engines.files import file_sha256, fsync_folder, open_regular, read_regular_text, write_durably
+from engines.files import file_sha256, read_regular_text
 from engines.json_text import read_json
 
 FORMAT = 1
@@ -33,14 +29,9 @@ FIXTURE_FILE = "fixture.json"
 """In an export's output: the answers that another runtime must give."""
 REFUSED_FILES = "refused"
 """In an export's output: the folder of files that a proof refused, kept for inspection."""
-_RUN_JSON = "run.json"
-_FORMER_IDS = "former_ids"
-_RECIPE_SHA256 = "recipe_sha256"
+RUN_JSON = "run.json"
+RECIPE_SHA256 = "recipe_sha256"
 _MAX_NOTE_BYTES = 4096
-_MINUTE = "%Y%m%d-%H%M"
-_STAMPED = re.compile(r"[0-9]{8}-[0-9]{4}-")
-_FUTURE = timedelta(hours=36)
-"""A clock that was wrong by a day, or by a time zone, is followed; one that was wrong by years is not."""
 _CHECKPOINT = re.compile(r"step-(\d{1,12})")
 
 
@@ -60,7 +51,7 @@ class RunDir:
 
     @property
     def run_json(self) -> Path:
-        return self.root / _RUN_JSON
+        return self.root / RUN_JSON
 
     @property
     def recipe_toml(self) -> Path:
@@ -265,7 +256,7 @@ class RunDir:
         """Whether recipe.toml is not the file of the launch any more: the run uses recipe.json. False for a run of an
         older version, which did not record its hash."""
         try:
-            recorded = self.read_run_json().get(_RECIPE_SHA256)
+            recorded = self.read_run_json().get(RECIPE_SHA256)
             return recorded is not None and file_sha256(self.recipe_toml) != recorded
         except (OSError, RunDirError):
             return False
@@ -321,7 +312,7 @@ class RunDir:
 
 def is_run_dir(path: Path) -> bool:
     """Whether a folder is a run directory."""
-    return (path / _RUN_JSON).is_file()
+    return (path / RUN_JSON).is_file()
 
 
 def attempt_folders(stage_dir: Path) -> list[Path]:
@@ -395,235 +386,3 @@ def part_of(relative: tuple[str, ...]) -> Part:
             return "replaced outputs"
         case _:
             return "other"
-
-
-def former_ids(run_root: Path) -> list[str]:
-    """The ids that a run had before it was renamed, oldest first; empty if `run.json` cannot be read."""
-    try:
-        value = read_json(run_root / _RUN_JSON).get(_FORMER_IDS)
-    except (OSError, ValueError, AttributeError):
-        return []
-    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
-
-
-def rename_run(run: RunDir, new_id: str) -> RunDir:
-    """Rename a run's folder; `run.json` keeps its earlier ids, so that references to them are found.
-
-    The caller knows that the run is not running. A kill between the two writes leaves the old name, which then is in
-    the list of earlier ids too.
-
-    Raises:
-        RunDirError: `run.json` cannot be read, or the name is taken.
-        OSError: the folder cannot be written.
-    """
-    target = run.root.with_name(new_id)
-    if target.exists() or target.is_symlink():
-        raise RunDirError(f"{target} exists")
-    facts = run.read_run_json()
-    facts = {**facts, "id": new_id, _FORMER_IDS: list(dict.fromkeys([*former_ids(run.root), run.id]))}
-    write_durably(run.run_json, json.dumps(facts, indent=1).encode())
-    run.root.rename(target)
-    fsync_folder(target.parent)
-    return RunDir(target)
-
-
-def run_named(home: Path, run_id: str) -> Path:
-    """The folder of a run in a folder of runs, by its id or by an id that it had before it was renamed."""
-    wanted = home / run_id
-    if not is_run_dir(wanted):
-        for entry in _folders(home):
-            if run_id in former_ids(entry):
-                return entry
-    return wanted
-
-
-def _folders(home: Path) -> list[Path]:
-    try:
-        found = [entry.name for entry in os.scandir(home) if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return []
-    return [home / name for name in sorted(found) if not name.startswith(".")]
-
-
-def place_now(recorded: Path, near: Path) -> Path:
-    """The present place of a run's folder that was recorded by its absolute path; the run may have been moved since.
-
-    Args:
-        recorded: the recorded path, …/RUN/stages/….
-        near: a folder that was moved together with it: of the same run, or of a run beside it.
-
-    Returns:
-        The recorded path if it exists, else the same run and stage in a folder above `near`, also under the name that
-        the run has been given since, else the recorded path.
-        A caller that knows the folder's manifest must compare it: another run may have the same name.
-    """
-    parts = recorded.parts
-    if recorded.exists() or STAGES not in parts[1:]:
-        return recorded
-    run = len(parts) - 1 - parts[::-1].index(STAGES) - 1
-    for above in near.absolute().parents:
-        found = above.joinpath(*parts[run:])
-        if found.is_dir():
-            return found
-    if run < 1:
-        return recorded
-    beside = (above.parent for above in near.absolute().parents if is_run_dir(above))
-    for home in dict.fromkeys([recorded.parents[len(parts) - run - 1], *beside]):
-        found = run_named(home, parts[run]).joinpath(*parts[run + 1 :])
-        if found.is_dir():
-            return found
-    return recorded
-
-
-def create_run_dir(
-    runs_root: Path,
-    *,
-    name: str,
-    recipe: str,
-    recipe_toml: str,
-    recipe_json: dict[str, Any],
-    plan_json: dict[str, Any],
-    version: str,
-    recipe_path: str | None = None,
-    parent: str | None = None,
-    sets: Sequence[str] = (),
-    seal: Callable[[RunDir], None] = lambda _draft: None,
-) -> RunDir:
-    """Create a run directory atomically: it is filled under a temporary name and renamed.
-
-    Run ids sort by time and are readable: `20261120-2130-atlas`; a second run in the same minute gets `-2`. `sets` are
-    the overrides of the launch, as typed: `recipe_toml` is the recipe as given, without them.
-    `seal` is called with the filled draft, before it exists under its name; what it raises leaves no folder behind.
-
-    Raises:
-        RunDirError: the root cannot be written.
-    """
-    os.umask(0o077)
-    temporary = runs_root / f".new-{os.getpid()}-{time.monotonic_ns()}"
-    try:
-        runs_root.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        draft = RunDir(temporary)
-        for folder in (taken_requests(draft.control), draft.stages, draft.journal_parts):
-            folder.mkdir(parents=True)
-        draft.journal.touch()
-        with suppress(OSError):  # a file system without pipes: screens follow the journal alone
-            os.mkfifo(draft.fifo, 0o600)
-        write_durably(draft.recipe_toml, recipe_toml.encode())
-        write_durably(draft.recipe_json, json.dumps(recipe_json, indent=1).encode())
-        write_durably(draft.plan_json, json.dumps(plan_json, indent=1).encode())
-        seal(draft)
-        stamp = _stamp(runs_root, datetime.now())  # noqa: DTZ005 - ids have the local time
-        for run_id in _candidate_ids(f"{stamp}-{name}"):
-            target = runs_root / run_id
-            if target.exists():
-                continue
-            facts = {"format": FORMAT, "id": run_id, "recipe": recipe, "parent": parent, "version": version}
-            facts |= {"recipe_path": recipe_path, "created_t": time.time()}  # noqa: TID251 - a wall-clock fact
-            facts |= {"sets": list(sets), _RECIPE_SHA256: hashlib.sha256(recipe_toml.encode()).hexdigest()}
-            write_durably(draft.run_json, json.dumps(facts, indent=1).encode())
-            try:
-                temporary.rename(target)
-            except OSError:  # another launch took the name between the check and the rename
-                continue
-            fsync_folder(runs_root)
-            return RunDir(target)
-        raise AssertionError("unreachable: candidate ids are endless")
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise RunDirError(f"cannot create a run directory in {runs_root}: {error.strerror or error}") from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _stamp(runs_root: Path, now: datetime) -> str:
-    """The minute for a new id. It is later than that of every run here, also after the clock was set back: `last` is
-    the run that was created last. A run that claims to be from more than `_FUTURE` ahead does not count."""
-    stamp, latest = now.strftime(_MINUTE), (now + _FUTURE).strftime(_MINUTE)
-    stamps = [entry.name[: len(stamp)] for entry in os.scandir(runs_root) if _STAMPED.match(entry.name)]
-    newest = max((found for found in stamps if found <= latest), default="")
-    if newest < stamp or (newest == stamp and not _has_later(runs_root, stamp, now)):
-        return stamp
-    try:
-        return (datetime.strptime(newest, _MINUTE) + timedelta(minutes=1)).strftime(_MINUTE)  # noqa: DTZ007 - as above
-    except ValueError:  # digits that are no time
-        return stamp
-
-
-def _has_later(runs_root: Path, stamp: str, now: datetime) -> bool:
-    """Whether a run of this minute was created at a time that is yet to come."""
-    for found in runs_root.glob(f"{stamp}-*/{_RUN_JSON}"):
-        with suppress(OSError):
-            if found.stat().st_mtime > now.timestamp():
-                return True
-    return False
-
-
-def _candidate_ids(base: str) -> Iterator[str]:
-    yield base
-    number = 1
-    while True:
-        number += 1
-        yield f"{base}-{number}"
-
-
-class Lock:
-    """An flock that records its holder. The process *and its forks* hold it until the last of them ends."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._fd: int | None = None
-
-    def acquire(self, holder: dict[str, Any]) -> bool:
-        """Take the lock without waiting, and record the holder. False when another process holds it."""
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        if not _flocked(fd):
-            os.close(fd)
-            return False
-        self._fd = fd
-        with suppress(OSError):  # a full disk must not prevent supervision
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, json.dumps(holder).encode(), 0)
-        return True
-
-    def release(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-
-def _flocked(fd: int) -> bool:
-    """Take an exclusive flock; False if another process holds one. A process that only looks holds it for a moment."""
-    while True:
-        if _flock(fd, fcntl.LOCK_EX):
-            return True
-        if not _flock(fd, fcntl.LOCK_SH):  # succeeds beside `lock_is_held`, not beside a holder
-            return False
-
-
-def _flock(fd: int, kind: int) -> bool:
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def lock_is_held(path: Path) -> bool:
-    """Whether a process holds the lock now. Taking and dropping it is the only reliable check; it writes nothing."""
-    try:
-        file = open_regular(path, follow=False)
-    except OSError:
-        return False
-    with file:
-        return not _flock(file.fileno(), fcntl.LOCK_SH)
-
-
-def lock_holder(path: Path) -> dict[str, Any]:
-    """What the last holder recorded about itself; empty when unreadable."""
-    try:
-        value = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

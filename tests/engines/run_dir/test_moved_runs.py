@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.run_dir import place_now
+from engines.run_dir.moved_runs import place_now
 
 
 def test_an_existing_path_stays(tmp_path: Path) -> None:
