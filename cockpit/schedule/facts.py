@@ -91,10 +91,16 @@ class StageFacts:
         return max((a.saved_step for a in self.attempts.values() if a.saved_step is not None), default=None)
 
     def lineage(self) -> dict[int, int | None]:
-        """Attempts whose checkpoints belong to this training, each with its highest valid step (None: no limit)."""
+        """Attempts whose checkpoints belong to this training, each with its highest valid step (None: no limit).
+
+        The first process records how an attempt began. Of several hosts, those without it have no such record, and no
+        checkpoints but copies that the operator put there: all of them count, and the processes compare theirs.
+        """
         allowed: dict[int, int | None] = {}
         cap: int | None = None
         begun = [a.number for a in self.attempts.values() if a.started is not None]
+        if not begun:
+            return dict.fromkeys(self.attempts)
         number = max(begun, default=None)
         while number is not None and number not in allowed:
             allowed[number] = cap

@@ -46,3 +46,22 @@ def test_replaced_steps_are_not_used_unless_one_is_named(tmp_path: Path) -> None
     named = choose_checkpoint(run, "base", facts, at_step=6).chosen
     assert named is not None
     assert (named.attempt, named.step) == (1, 6)
+
+
+def test_copies_on_a_host_whose_processes_recorded_no_start_are_used_in_whichever_attempt_they_were_put(
+    tmp_path: Path,
+) -> None:
+    """The first process records how an attempt began; a host without it is asked for a copy of that one's checkpoint."""
+    run = RunDir(tmp_path)
+    commit_checkpoint(run.stage_dir("base"), 1, 10)
+    journal = Journal().start().attempt("base", 1, "error").attempt("base", 2, "error")
+    facts = journal.facts().stage("base")
+    for attempt in facts.attempts.values():
+        attempt.started = None
+    chosen = choose_checkpoint(run, "base", facts).chosen
+    assert chosen is not None
+    assert (chosen.attempt, chosen.step) == (1, 10)
+    commit_checkpoint(run.stage_dir("base"), 2, 20)
+    newest = choose_checkpoint(run, "base", facts).chosen
+    assert newest is not None
+    assert (newest.attempt, newest.step) == (2, 20)
