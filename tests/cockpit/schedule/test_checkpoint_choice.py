@@ -51,7 +51,7 @@ def test_replaced_steps_are_not_used_unless_one_is_named(tmp_path: Path) -> None
 def test_copies_on_a_host_whose_processes_recorded_no_start_are_used_in_whichever_attempt_they_were_put(
     tmp_path: Path,
 ) -> None:
-    """A host without the first process is asked for a copy of its checkpoint; only that process records how it began."""
+    """Only the first process records how an attempt began; other hosts are asked for a copy of its checkpoint."""
     run = RunDir(tmp_path)
     commit_checkpoint(run.stage_dir("base"), 1, 10)
     journal = Journal().start().attempt("base", 1, "error").attempt("base", 2, "error")
