@@ -65,8 +65,8 @@ from cockpit.importing.training_arguments import (
     seeds,
     steps,
 )
+from recipes.stages.adapter.fields import ALL_LINEAR
 from recipes.stages.dpo import LOSS_TYPES
-from recipes.stages.finetune import ALL_LINEAR
 
 TRL, UNSLOTH = "TRL", "Unsloth"
 MODEL_KEYS = ("model_name_or_path", "model_name", "pretrained_model_name_or_path")

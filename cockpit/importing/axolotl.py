@@ -50,7 +50,7 @@ from cockpit.importing.training_arguments import (
     seeds,
     steps,
 )
-from recipes.stages.finetune import ALL_LINEAR
+from recipes.stages.adapter.fields import ALL_LINEAR
 
 PROGRAM = "Axolotl"
 SPEEDS = frozenset(

@@ -65,7 +65,7 @@ from cockpit.importing.training_arguments import (
 from cockpit.importing.yaml_text import read_json_document
 from engines.files import read_regular_text
 from recipes.problems import OperatorError
-from recipes.stages.finetune import ALL_LINEAR
+from recipes.stages.adapter.fields import ALL_LINEAR
 from recipes.stages.training import MUON
 
 PROGRAM = "LLaMA-Factory"

@@ -14,9 +14,11 @@ from engines.json_text import read_object
 from exporters.lora.settings import other_features
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, printable, shown
+from recipes.stages.adapter.fields import ALL_LINEAR
+from recipes.stages.adapter.patterns import is_pattern
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import StageFields
-from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage, is_pattern
+from recipes.stages.finetune import FinetuneFields, FinetuneStage
 from recipes.stages.merge import MergeStage
 
 _WEIGHTS = ("*.safetensors", "*.bin")

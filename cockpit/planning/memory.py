@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from recipes.stages.adapter.fields import ALL_LINEAR
 from recipes.stages.decoder.model_types import MODEL_TYPES
 from recipes.stages.decoder.sizes import FEED_FORWARD, Sizes
 from recipes.stages.dpo import DpoStage, PreferenceFields
-from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage
+from recipes.stages.finetune import FinetuneFields, FinetuneStage
 from recipes.stages.launch.fields import FSDP2
 from recipes.stages.pretrain import PretrainStage
 from recipes.stages.training import MUON, TrainingFields

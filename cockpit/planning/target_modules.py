@@ -17,8 +17,10 @@ from cockpit.planning.stages import OUTPUT_HEAD, base_of, linear_layers, model_f
 from engines.artifacts.adapter_folder import is_adapter
 from recipes.graph import Graph
 from recipes.problems import closest, printable
+from recipes.stages.adapter.fields import ALL_LINEAR
+from recipes.stages.adapter.patterns import is_pattern
 from recipes.stages.fields import StageFields
-from recipes.stages.finetune import ALL_LINEAR, FinetuneStage, is_pattern
+from recipes.stages.finetune import FinetuneStage
 from recipes.stages.pretrain import PretrainStage
 
 _LISTED = 20

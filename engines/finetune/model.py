@@ -30,7 +30,9 @@ from engines.training.inputs import not_loaded, refuse_missing_weights, refuse_o
 from engines.training.precision import Precision
 from engines.training.saves.from_shards import load_weights
 from recipes.problems import OperatorError, printable
-from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage, is_pattern
+from recipes.stages.adapter.fields import ALL_LINEAR
+from recipes.stages.adapter.patterns import is_pattern
+from recipes.stages.finetune import FinetuneFields, FinetuneStage
 
 OUTPUT_HEAD = "lm_head"
 _COMPUTE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

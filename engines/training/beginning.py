@@ -24,7 +24,7 @@ from engines.json_text import read_object
 from engines.stage_file import moment
 from engines.training.inputs import input_folder
 from recipes.problems import OperatorError, printable
-from recipes.stages.finetune import AdapterFields
+from recipes.stages.adapter.fields import AdapterFields
 from recipes.stages.training import TrainingFields
 
 START_FROM = "start_from"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from engines.json_text import read_object
 from recipes.problems import OperatorError, printable, shown
-from recipes.stages.finetune import pattern_problem
+from recipes.stages.adapter.patterns import pattern_problem
 
 Initial = Literal["pissa", "olora"]
 """Initializations that take a part out of the base model and that the base model alone determines."""
