@@ -22,6 +22,7 @@ from engines.exhausted_memory import exhausted_memory
 from engines.files import refuse_special_files
 from engines.json_text import read_object
 from engines.labels.vocabulary import Vocabulary, view_of
+from engines.machine.returned_memory import copies_returned
 from engines.run_dir.moved_runs import place_now
 from engines.training.inputs import cached_folder, not_loaded, refuse_missing_weights, refuse_other_shapes
 from recipes.problems import OperatorError, printable
@@ -149,14 +150,15 @@ def _pretrained(folder: Path, dtype: str, quantization: Any = None) -> Any:
     refuse_special_files(folder)
     refuse_shards(folder)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            folder,
-            local_files_only=True,
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused by name
-            **({} if quantization is None else {"quantization_config": quantization}),
-        )
+        with copies_returned(quantizes=quantization is not None):
+            model, found = AutoModelForCausalLM.from_pretrained(
+                folder,
+                local_files_only=True,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused by name
+                **({} if quantization is None else {"quantization_config": quantization}),
+            )
     except Exception as error:  # libraries raise anything for a damaged model
         if isinstance(error, OperatorError) or exhausted_memory(error):
             raise

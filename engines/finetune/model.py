@@ -26,6 +26,7 @@ from engines.finetune.added_tokens import ends_of
 from engines.finetune.fused_experts import is_taken_apart, refuse_experts, without_experts
 from engines.finetune.loftq import initialize
 from engines.json_text import read_object
+from engines.machine.returned_memory import copies_returned
 from engines.training.inputs import not_loaded, refuse_missing_weights, refuse_other_shapes
 from engines.training.precision import Precision
 from engines.training.saves.from_shards import load_weights
@@ -108,14 +109,15 @@ def load_base(
 def _load(folder: Path, *, dtype: torch.dtype, quantization: BitsAndBytesConfig | None) -> Any:
     if is_in_shards(folder):
         return _of_shards(folder, dtype)
-    model, found = AutoModelForCausalLM.from_pretrained(
-        str(folder),
-        dtype=dtype,
-        local_files_only=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are refused by name
-        **({} if quantization is None else {"quantization_config": quantization}),
-    )
+    with copies_returned(quantizes=quantization is not None):
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused by name
+            **({} if quantization is None else {"quantization_config": quantization}),
+        )
     refuse_other_shapes(folder, found["mismatched_keys"])
     refuse_missing_weights(folder, found["missing_keys"])
     return model
