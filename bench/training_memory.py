@@ -31,6 +31,8 @@ SMALL: dict[str, Any] = {
     **WIDE, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 512,
 }  # fmt: skip
 ADAPTER: dict[str, Any] = {"kind": "finetune", "r": 8, "bf16": False}
+LONGER: dict[str, Any] = {"max_steps": 20}
+"""Of a training on rows of many lengths: enough steps for a kernel of each."""
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "pretrain": (DEEP, {"kind": "pretrain", "per_device_train_batch_size": 4}),
@@ -56,6 +58,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "adapter, packed": (WIDE, {**ADAPTER, "per_device_train_batch_size": 4, "packing": True}),
     "adapter, 4 bits, bfloat16": (
         WIDE, {**ADAPTER, "per_device_train_batch_size": 4, "load_in_4bit": True, "bf16": True}
+    ),
+    "adapter, bfloat16, many lengths": (
+        WIDE, {**ADAPTER, "per_device_train_batch_size": 4, "bf16": True, **LONGER}
+    ),
+    "adapter, 4 bits, bfloat16, many lengths": (
+        WIDE, {**ADAPTER, "per_device_train_batch_size": 4, "load_in_4bit": True, "bf16": True, **LONGER}
     ),
     "preferences": (WIDE, {"kind": "dpo", "r": 8, "bf16": False, "per_device_train_batch_size": 2}),
     "preferences, many words": (
@@ -170,8 +178,10 @@ def _write(folder: Path, shape: dict[str, Any], fields: dict[str, Any]) -> int |
     size = LENGTH // 4 if fields.get("packing") else LENGTH - 24
     count = ROWS * 4 if fields.get("packing") else ROWS
     lines = []
+    many_lengths = "max_steps" in fields
     for _ in range(count):
-        texts = ["".join(draw.choice(LETTERS) for _ in range(size - 10)) for _ in range(2)]
+        length = draw.randrange(size // 3, size - 10) if many_lengths else size - 10
+        texts = ["".join(draw.choice(LETTERS) for _ in range(length)) for _ in range(2)]
         chosen, rejected = ([{"role": "assistant", "content": text}] for text in texts)
         asked = [{"role": "user", "content": "why?"}]
         row = {"prompt": asked, "chosen": chosen, "rejected": rejected}

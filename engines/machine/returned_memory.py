@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MMAP_THRESHOLD = -3
@@ -47,10 +47,11 @@ def threshold_of(tunables: str) -> int:
     return min(int(found[-1], 0), (1 << 31) - 1) if found else GLIBC_LARGEST
 
 
-def _mallopt() -> ctypes._NamedFuncPointer | None:
+def _mallopt() -> Callable[[int, int], int] | None:
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version") or not hasattr(library, "mallopt"):
         return None
     function = library.mallopt
     function.argtypes, function.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
-    return function
+    changed: Callable[[int, int], int] = function
+    return changed
