@@ -33,6 +33,9 @@ LIBRARIES_BYTES = 460 << 20
 FLOAT32, BFLOAT16 = 4, 2
 FOUR_BITS, FOUR_BITS_DOUBLE = 0.5 + 4 / 64, 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a 4-bit weight with the scales of its block of 64, and with quantized scales (bitsandbytes)."""
+KERNELS_BYTES = 180 << 20
+"""Products in bfloat16 that a CPU's libraries compile for each length of a row and keep, at most 128 in each of two
+places (`cockpit.supervision.freed_memory`), with the gaps that they leave; measured: 150 to 250 MiB."""
 MOST_LOGITS = 1 << 26
 """Logits that an engine computes at once (`engines.forward.label_loss`); on a GPU of more than 32 GiB more of them, at
 most a 32nd of its memory."""
@@ -72,6 +75,7 @@ class MemoryNeed:
         optimizer: its state.
         activations: what a micro-batch keeps for its backward pass, and the gradients within one layer.
         logits: of the pieces in which the loss is computed.
+        kernels: compiled for the lengths of rows.
         accumulates: gradients stay from one micro-batch to the next; else they come as the activations go.
         copies: of the trained weights and the optimizer's state in host memory, for `async_save`. They are not part of
             the peak: where memory has no room for them, the engine makes none, and the training waits for its saves.
@@ -84,6 +88,7 @@ class MemoryNeed:
     logits: int
 
     accumulates: bool
+    kernels: int = 0
     copies: int = 0
 
     @property
@@ -96,8 +101,8 @@ class MemoryNeed:
         """At the peak."""
         of_rows = self.activations + self.logits
         if self.accumulates:  # the gradients of the micro-batches before are there
-            return self.certain + of_rows
-        return self.weights + self.optimizer + max(self.gradients + self.activations // 2, of_rows)
+            return self.kernels + self.certain + of_rows
+        return self.kernels + self.weights + self.optimizer + max(self.gradients + self.activations // 2, of_rows)
 
 
 def shape_of_config(config: Mapping[str, Any]) -> Sizes | None:
@@ -131,6 +136,7 @@ def memory_need(
     longest: int | None = None,
     labelled: float = 1.0,
     on_gpu: bool = False,
+    many_lengths: bool = True,
 ) -> MemoryNeed:
     """What each process of a training needs at its peak, if every row is as long as the longest.
 
@@ -143,6 +149,7 @@ def memory_need(
         longest: tokens of the longest row, if it is known; else `max_length`.
         labelled: share of the tokens that the loss counts.
         on_gpu: it is trained on a GPU.
+        many_lengths: its rows have more than a few lengths.
     """
     changed, weights = _trained(stage, shape), float(FLOAT32 * shape.parameters)
     if isinstance(stage, FinetuneStage):
@@ -168,6 +175,7 @@ def memory_need(
         activations=int(GAPS * kept + transient),
         logits=int(_logits(stage, shape, tokens * labelled, _logit_bytes(stage, bf16=bf16, on_gpu=on_gpu))),
         accumulates=stage.gradient_accumulation_steps > 1,
+        kernels=KERNELS_BYTES if bf16 and many_lengths and not on_gpu and not fills_sequences(stage) else 0,
         copies=(FLOAT32 * changed + optimizer) // parts if stage.async_save else 0,
     )
 

@@ -117,12 +117,13 @@ def memory_words(one: StageMemory) -> str:
     what = "sequences" if fills else "rows"
     tokens = one.stage.max_length if one.longest is None or fills else min(one.longest, one.stage.max_length)
     copies = f"; async_save copies {size(need.copies)} more, where there is room" if need.copies else ""
+    kernels = f", kernels {size(need.kernels)}" if need.kernels else ""
     each = f", for {one.processes} processes, each of them" if one.processes > 1 else ""
     return (
         f"about {size(one.whole())} of memory at its peak (within {percent(ACCURACY)} on a CPU) if {what} have {tokens}"
         f" tokens{each}: weights {size(need.weights)}, gradients {size(need.gradients)}, optimizer"
         f" {size(need.optimizer)}, activations {size(need.activations)}, logits {size(need.logits)}, libraries"
-        f" {size(LIBRARIES_BYTES)}{copies}"
+        f" {size(LIBRARIES_BYTES)}{kernels}{copies}"
     )
 
 
