@@ -211,9 +211,12 @@ class CheckpointsScreen(Screen[None]):
         self._stages = self._reader.state.stages
         changed = (state, found) != (self._state, self._items)
         self._state, self._items = state, found
-        self.query_one(ItemList).empty_message = ItemList.empty_message
-        self.query_one(ItemList).now = wall_clock_s()
-        self.query_one(ItemList).set_items(found)
+        listed = self.query_one(ItemList)
+        if listed.empty_message != ItemList.empty_message:
+            listed.empty_message = ItemList.empty_message
+            listed.refresh()  # a list that stays empty is not drawn again by its items
+        listed.now = wall_clock_s()
+        listed.set_items(found)
         if changed or not self._titled:
             self._titled = True
             title = Text(" ", no_wrap=True, overflow="ellipsis")

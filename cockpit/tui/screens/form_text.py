@@ -50,9 +50,9 @@ def hint(model: FormModel, spot: Spot, colours: dict[str, str]) -> Text:
 
 
 def _hint_of_row(pen: Pen, model: FormModel, place: int, row: Row) -> None:
-    pen.write(row.key, bold=True).line(f" — {row.spec.help}")
-    for problem in row.problems:
+    for problem in row.problems:  # first: a long help would push them out of a small screen's box
         pen.line(problem_text(problem), "error")
+    pen.write(row.key, bold=True).line(f" — {row.spec.help}")
     default = show_value(row.spec.default)
     words = [row.spec.allowed, row.spec.unit or "", f"default {default}" if default else row.spec.default_words]
     if row.was is not None:

@@ -16,6 +16,7 @@ from cockpit.runs.summaries import RunSummary
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, state_glyph
+from cockpit.tui.look.wrapping import MOST_LINES
 from engines.words import HealthWord, RunStatus, StageStatus
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def run_heading(
     for words in filter(None, (run.health_sentence, *run.concerns) if run.state.is_live else ()):
         pen.line(safe_text(words, LONGEST_SENTENCE), colour)
     for sentence in _reasons(run, state):
-        pen.line(safe_text(sentence, LONGEST_SENTENCE), STATE_COLOURS.get(run.state, ""))
+        for words in sentence[:LONGEST_SENTENCE].split("\n", MOST_LINES):  # a list has its rows in lines of their own
+            pen.line(safe_text(words, LONGEST_SENTENCE), STATE_COLOURS.get(run.state, ""))
     for line in console:
         pen.line(f"{'|' if ascii_only() else '│'} {safe_text(line, LONGEST_SENTENCE)}", "text-muted")
     if state is not None and len(state.stages) > 1:

@@ -16,13 +16,16 @@ from cockpit.tui.app import CockpitApp
 from cockpit.tui.dialogs.confirm import ConfirmScreen
 from cockpit.tui.dialogs.make import MakeScreen
 from cockpit.tui.screens.checkpoints import CheckpointsScreen, ItemList
+from engines.events.runs import RunEnded, RunStarted
 from engines.run_dir.locks import Lock
 from engines.run_dir.paths import RunDir
+from engines.words import RunStatus, StartReason
 from recipes.file_types import FILE_TYPES
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError
 from recipes.stages.export import ExportStage
 from recipes.stages.merge import MergeStage
+from tests.tui.journals import Journal
 from tests.tui.looking import HOSTILE, SIZES, no_control_characters, picture, until, until_seen
 from tests.tui.made_runs import make_run
 
@@ -282,3 +285,15 @@ async def test_a_chat_asks_for_the_model_where_the_run_has_gguf_files(
         await pilot.press("down", "enter")
         await until(pilot, lambda: len(opened_with) == 2, "the second chat")
         assert opened_with[1].models[0][1].model == str(file)
+
+
+async def test_a_run_without_checkpoints_says_so_once_its_journal_is_read(tmp_path: Path) -> None:
+    journal = Journal()
+    journal.open("s", "supervisor")
+    journal.say("s", RunStarted(run="r", recipe="x", reason=StartReason.LAUNCH, stages=["judge"], kinds=["evaluate"]))
+    journal.say("s", RunEnded(state=RunStatus.FAILED, reason="judge: why (attempt 1 of 1)"))
+    app = CheckpointsApp(RunDir(journal.write(tmp_path / "20261120-2130-judge")))
+    async with app.run_test(size=SIZES[0]) as pilot:
+        await until(pilot, lambda: "failed" in picture(app), "the title")
+        await until(pilot, lambda: "no checkpoints or results yet" in picture(app), "the list's message")
+        assert "reading the journal" not in picture(app)

@@ -10,6 +10,8 @@ import pytest
 from textual.widgets._toast import Toast
 
 from cockpit.cli import ENVIRONMENT, build_parser
+from cockpit.forms.model import FormModel
+from cockpit.forms.rows import Spot
 from cockpit.forms.shelf import OWN, RecipeEntry, Shelf, own_folder
 from cockpit.planning.stages import Plan, StagePlan
 from cockpit.runs.state import fold
@@ -19,6 +21,7 @@ from cockpit.tui.dialogs.confirm import ConfirmScreen
 from cockpit.tui.look.keys import SCOPES
 from cockpit.tui.look.notices import say
 from cockpit.tui.screens.checkpoints import CheckpointsScreen
+from cockpit.tui.screens.form_text import hint
 from cockpit.tui.screens.home import HomeScreen
 from cockpit.tui.screens.recipe_form import RecipeScreen
 from cockpit.tui.screens.run import RunScreen
@@ -293,6 +296,14 @@ def test_a_glyph_is_on_the_line_of_its_word(width: int) -> None:
     assert all(len(line) <= width for line in strip)
     for name, glyph in (("questions", "✓"), ("base-merged", "✓"), ("gguf", "○")):
         assert any(f"{glyph} {name}" in line for line in lines), (name, lines)
+
+
+def test_the_problem_of_a_field_stands_before_its_help(tmp_path: Path) -> None:
+    words = 'schema = 1\nname = "x"\n[[stage]]\nname = "a"\nkind = "fake"\nlearning_rate = 2\n'
+    model = FormModel(words, tmp_path / "x.toml")
+    lines = hint(model, Spot(0, "", "learning_rate"), {}).plain.split("\n")
+    assert "got 2" in lines[0]
+    assert any(line.startswith("learning_rate — ") for line in lines[1:])
 
 
 @pytest.mark.parametrize("width", [30, 44, 45, 54, 55, 100])
