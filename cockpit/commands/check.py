@@ -20,7 +20,7 @@ from cockpit.launching.unsloth_check import stages_with_unsloth, unsloth_problem
 from cockpit.planning.base_check import lost_in_four_bits
 from cockpit.planning.data_look import data_problems, look_at_data
 from cockpit.planning.files import PlannedFile
-from cockpit.planning.gate_check import gate_notes, gate_problems
+from cockpit.planning.judging.gate_check import gate_notes, gate_problems
 from cockpit.planning.machine import (
     Machine,
     machine_memory,

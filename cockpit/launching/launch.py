@@ -16,7 +16,7 @@ from cockpit.launching.run_outputs import outputs_in
 from cockpit.launching.start import remove_unstarted, require_free, start_supervisor
 from cockpit.launching.trusting import require_trusted_to_start
 from cockpit.planning.data_look import data_problems, look_at_data
-from cockpit.planning.gate_check import gate_problems
+from cockpit.planning.judging.gate_check import gate_problems
 from cockpit.planning.memory_check import memory_problems, recipe_memory
 from cockpit.planning.model_check import check_folders, check_models, refuse
 from cockpit.planning.stages import plan as make_plan

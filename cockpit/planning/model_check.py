@@ -14,7 +14,8 @@ from pathlib import Path
 from cockpit.planning.base_check import check_base, loads_in_transformers, start_problems
 from cockpit.planning.compute_check import compute_problems
 from cockpit.planning.folder_check import folder_problems
-from cockpit.planning.gate_check import gate_problems
+from cockpit.planning.judging.gate_check import gate_problems
+from cockpit.planning.judging.test_rows_check import test_row_problems
 from cockpit.planning.output_check import output_problems
 from cockpit.planning.source_check import source_problems
 from cockpit.planning.stages import cached_folder, model_folder
@@ -68,7 +69,15 @@ def check_models(loaded: LoadedRecipe) -> None:
                 Problem(loaded.path, line, f"{stage.name}.model", message, hint=error.hint)
                 for message in error.message.splitlines()
             ]
-    more = (output_problems, start_problems, source_problems, compute_problems, ternary_problems, gate_problems)
+    more = (
+        output_problems,
+        start_problems,
+        source_problems,
+        compute_problems,
+        ternary_problems,
+        gate_problems,
+        test_row_problems,
+    )
     refuse(loaded, [*problems, *(problem for find in more for problem in find(loaded))])
 
 

@@ -20,7 +20,7 @@ from engines.evaluate.gguf_loss import score_gguf
 from engines.evaluate.lm_eval import run_lm_eval
 from engines.evaluate.model import LoadedModel, load_model
 from engines.evaluate.results import named
-from engines.evaluate.stage_tests import run_tests
+from engines.evaluate.stage_tests import run_tests, stage_tests
 from engines.events.results import Evaluated, SampledText
 from engines.inputs.data_place import UNSPLIT
 from engines.labels.row import LabelRules
@@ -49,6 +49,7 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
             f"answers — got {stage.answers}; allowed 0 with token shards, which contain no questions",
             "set answers = 0, or give a messages stage",
         )
+    tests = stage_tests(ctx)  # a row that cannot be used is said before anything is loaded
     of_lm_eval = run_lm_eval(ctx)  # before this process has the model in memory
     ctx.phase("loading")
     _meet(ctx)
@@ -91,28 +92,34 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
     seconds = time.monotonic() - began_s
     _emit(ctx, scored)
     answers = _answers(ctx, loaded, data, split, rules)
-    of_tests, results = run_tests(ctx, loaded) if stage.has_tests else ({}, [])
+    of_tests, results = run_tests(ctx, loaded, tests) if tests is not None else ({}, [])
     if not ctx.world.is_first:  # the first process judges and writes what all have answered
         _leave_together(ctx)
         return StageResult()
     of_files = _score_files(ctx, loaded, batches)
     _write_report(ctx, scored, answers, split, computed_on(loaded.model), of_files)
-    metrics = {
-        "loss": scored.loss,
-        "perplexity": scored.perplexity,
-        "tokens": float(scored.tokens),
-        "tokens_per_second": scored.tokens / seconds if seconds > 0 else 0.0,
-    }
-    if scored.counts:
-        labelled = {name: float(value) for name, value in scored.counts.items()}
-        read = {"truncated": labelled["truncated_rows"], "skipped_rows": float(counts.refused)}
-        metrics = {**labelled, **read, **metrics}
+    metrics = _metrics(scored, counts, seconds)
     for kind, found in of_files.items():
         metrics |= {f"loss.{kind}": found.loss, f"perplexity.{kind}": found.perplexity}
     metrics |= of_lm_eval.metrics
     artifacts = [Artifact(ctx.stage_name, "report", "report.json"), *of_lm_eval.artifacts]
     _leave_together(ctx)
     return StageResult({**metrics, **of_tests}, [*artifacts, *results])
+
+
+def _metrics(scored: Score, counts: ReadCounts, seconds: float) -> dict[str, float]:
+    """What was scored, in `seconds`, and what reading its rows counted."""
+    metrics = {
+        "loss": scored.loss,
+        "perplexity": scored.perplexity,
+        "tokens": float(scored.tokens),
+        "tokens_per_second": scored.tokens / seconds if seconds > 0 else 0.0,
+    }
+    if not scored.counts:
+        return metrics
+    labelled = {name: float(value) for name, value in scored.counts.items()}
+    read = {"truncated": labelled["truncated_rows"], "skipped_rows": float(counts.refused)}
+    return {**labelled, **read, **metrics}
 
 
 def _meet(ctx: StageContext[EvaluateStage]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from engines.context import Artifact, StageContext
@@ -35,7 +36,46 @@ _SHOWN_ROWS = 8
 _SHOWN_CHARACTERS = 4_000
 
 
-def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[dict[str, float], list[Artifact]]:
+@dataclass(frozen=True)
+class StageTests:
+    """The tests of a stage, as they are before a model is asked.
+
+    Attributes:
+        file: the test file.
+        tasks: its rows.
+        judges: what judges answers.
+        baseline: results of another model, to compare with.
+    """
+
+    file: Path
+    tasks: list[Task]
+    judges: Judges
+    baseline: Baseline | None
+
+
+def stage_tests(ctx: StageContext[EvaluateStage]) -> StageTests | None:
+    """The tests of a stage; None if it has none.
+
+    Raises:
+        OperatorError: the test rows or the baseline cannot be used.
+    """
+    stage = ctx.stage
+    if not stage.has_tests:
+        return None
+    judges = _judges(stage, RunDir(ctx.run_root).kept_verdicts(ctx.stage_name))
+    file = _tests(ctx)
+    try:
+        tasks = sampled(read_tests(file, stage.checks, judges), stage.num_return_sequences)
+        baseline = read_baseline(_file_in(ctx, "baseline", RESULTS_JSON)) if "baseline" in ctx.inputs else None
+    except BaseException:
+        judges.close()
+        raise
+    return StageTests(file, tasks, judges, baseline)
+
+
+def run_tests(
+    ctx: StageContext[EvaluateStage], loaded: LoadedModel, tests: StageTests
+) -> tuple[dict[str, float], list[Artifact]]:
     """Ask the model and the files, and write a results file of each into `ctx.out`; returns metrics and artifacts.
 
     Several processes divide the model's answers, and the first one does the rest. Answers are kept beside the attempts,
@@ -43,14 +83,10 @@ def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[di
     `Q4_K_M+NAME`.
 
     Raises:
-        OperatorError: the test rows, the baseline or a file cannot be used.
+        OperatorError: a file cannot be used.
     """
-    stage = ctx.stage
-    judges = _judges(stage, RunDir(ctx.run_root).kept_verdicts(ctx.stage_name))
-    tests = _tests(ctx)
+    tasks, judges, baseline = tests.tasks, tests.judges, tests.baseline
     try:
-        tasks = sampled(read_tests(tests, stage.checks, judges), stage.num_return_sequences)
-        baseline = read_baseline(_file_in(ctx, "baseline", RESULTS_JSON)) if "baseline" in ctx.inputs else None
         given = ctx.inputs["model"]
         folder = given.path or cached_folder(given.name)
         model = answerer_of_folder(folder, loaded, _manner(ctx, baseline))
@@ -58,7 +94,7 @@ def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[di
         done = _evaluated(ctx, model, tasks, judges, baseline, ctx.world)
         if not ctx.world.is_first:
             return {}, []
-        artifacts = [_write(ctx, done, given.name, tests, RESULTS_JSON, model)]
+        artifacts = [_write(ctx, done, given.name, tests.file, RESULTS_JSON, model)]
         metrics = dict(done.metrics)
         _show(ctx, done)
         for one in gguf_models(ctx):
@@ -68,7 +104,7 @@ def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[di
                 of_file = _evaluated(ctx, gguf, tasks, judges, baseline)
             finally:
                 gguf.close()
-            artifacts.append(_write(ctx, of_file, one.shown, tests, f"results-{one.name}.json", gguf))
+            artifacts.append(_write(ctx, of_file, one.shown, tests.file, f"results-{one.name}.json", gguf))
             metrics |= {f"{name}.{one.name}": value for name, value in of_file.metrics.items()}
     finally:
         judges.close()

@@ -194,17 +194,23 @@ class PartEncoder:
         controls = [piece for piece in self._encoder.controls if piece.encode() in joined]
         ids = self._encoder.arrays(texts)
         has_control = self._checked(documents, ids)
+        tokens: list[bytes] = []
+        paths: list[str] = []
         for document, text, numbers in zip(documents, encoded, ids, strict=True):
             if has_control and self._is_control[numbers].any():
                 made.counts["left_out"] += 1
                 continue
-            made.counts["control_strings"] += any(piece in document.text for piece in controls)
+            if controls:
+                made.counts["control_strings"] += any(piece in document.text for piece in controls)
             made.text_bytes += len(text)
             self._count(document.text, numbers, made, compared=first)
-            tokens = numbers.astype(self._dtype).tobytes() + self._end
-            shard.write(tokens)
-            names.write(json.dumps(document.path).encode() + b"\n")
-            made.add(tokens, len(numbers) + 1, self._source(document.path))
+            tokens += numbers.astype(self._dtype).tobytes(), self._end
+            paths.append(json.dumps(document.path))
+            made.add(len(numbers) + 1, self._source(document.path))
+        written = b"".join(tokens)
+        made.digest.update(written)
+        shard.write(written)
+        names.write("".join(f"{path}\n" for path in paths).encode())
 
     def _checked(self, documents: list[Document], ids: list[Ids]) -> bool:
         """Whether a document has a control token.
@@ -231,7 +237,7 @@ class PartEncoder:
         reads_it_so = encoder.reads_space_mark and SPACE_MARK in text
         counts["space_marks"] += reads_it_so
         if encoder.unknown_id is not None:
-            counts["unknown_tokens"] += int((numbers == encoder.unknown_id).sum())
+            counts["unknown_tokens"] += int(np.count_nonzero(numbers == encoder.unknown_id))
         if compared and made.compared < COMPARED_DOCUMENTS and len(text) <= COMPARED_CHARACTERS:
             made.compared += 1
             counts["changed"] += not reads_it_so and encoder.decode(numbers.tolist()) != text
@@ -247,8 +253,7 @@ class _Made:
         self.sources: dict[str, tuple[int, int]] = {}
         self.text_bytes = self.compared = 0
 
-    def add(self, encoded: bytes, tokens: int, source: str) -> None:
-        self.digest.update(encoded)
+    def add(self, tokens: int, source: str) -> None:
         self.ends.append((self.ends[-1] if self.ends else 0) + tokens)
         if source:
             before = self.sources.get(source, (0, 0))

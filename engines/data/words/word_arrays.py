@@ -124,9 +124,11 @@ class _Table:
         return rows
 
     def _has(self, slots: Places, keys: Keys) -> Flags:
-        same: Flags = np.ones(len(slots), dtype=np.bool_)
-        for own, wanted in zip(self._slot_keys, keys, strict=True):
-            same &= own[slots] == wanted
+        same: Flags = self._slot_keys[0][slots] == keys[0]
+        same &= self._slot_keys[-1][slots] == keys[-1]
+        for number in range(1, _KEYS - 1):  # a word of the same length has 0 there too, unless it is so long
+            longer = np.flatnonzero(keys[-1] > np.uint64(8 * number + 1 << 56) - np.uint64(1))
+            same[longer] &= self._slot_keys[number][slots[longer]] == keys[number][longer]
         return same
 
     def add(self, ids: list[list[int]]) -> int:
@@ -170,7 +172,12 @@ def _keys(data: bytes, starts: Places, sizes: Places) -> Keys:
     """The bytes of words as numbers of 8 bytes each, the last with the word's length; of longer words, something."""
     windows = np.ndarray((len(data) - 7,), dtype="<u8", buffer=data, strides=(1,))
     short = np.minimum(sizes, _KEY_BYTES)
-    keys = [windows[starts + 8 * number] & masks[short] for number, masks in enumerate(_MASKS)]
+    keys = [windows[starts] & _MASKS[0][short]]
+    for number, masks in enumerate(_MASKS[1:], start=1):  # few words are so long
+        key = np.zeros(len(starts), dtype="<u8")
+        longer = np.flatnonzero(sizes > 8 * number)
+        key[longer] = windows[starts[longer] + 8 * number] & masks[short[longer]]
+        keys.append(key)
     keys[-1] |= short.astype("<u8") << np.uint64(56)
     return tuple(keys)
 

@@ -149,14 +149,16 @@ def of_pieces(model: Any, encode_all: EncodeAll) -> WordIds | None:
     pieces = [piece.piece for piece in model.pieces if piece.type == piece.NORMAL]
     if any(SPACE_MARK in piece.lstrip(SPACE_MARK) for piece in pieces):
         return None
-    after = {piece[at + 1] for piece in pieces for at in range(len(piece) - 1) if piece[at] == "\n"}
+    lines = [piece for piece in pieces if "\n" in piece]
+    after = {piece[at + 1] for piece in lines for at in range(len(piece) - 1) if piece[at] == "\n"}
     joined = "".join(re.escape(one) for one in sorted(after | {"\n"}))
     coarse = _words_of_lines("[^ \\n]", joined)
     spelled = [piece.replace(SPACE_MARK, " ") for piece in pieces]
     whole = WordArrays(MergedWords(spelled), lambda words: encode_all([word.decode() for word in words]))
-    if any(_LETTER_BESIDE_SIGN.search(piece) for piece in pieces):
+    together = SPACE_MARK.join(pieces)  # neither pattern matches beside it
+    if _LETTER_BESIDE_SIGN.search(together):
         return WordIds(coarse, encode_all, unsure=_NEVER, blank=SPACE_MARK, word_arrays=whole)
-    alone = not any(_DIGIT_BESIDE.search(piece) for piece in pieces)
+    alone = not _DIGIT_BESIDE.search(together)
     signs = _words_of_lines(f"[^ \\na-zA-Z{'0-9' if alone else ''}]", joined)
     fine = re.compile(f" *[a-zA-Z]+|{' *[0-9]|' if alone else ''}{signs.pattern}")
     return WordIds(fine, encode_all, unsure=_NOT_ASCII, otherwise=coarse, blank=SPACE_MARK, word_arrays=whole)

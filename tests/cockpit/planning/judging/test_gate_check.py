@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cockpit.planning.data_look import look_at_data
-from cockpit.planning.gate_check import gate_notes, gate_problems
+from cockpit.planning.judging.gate_check import gate_notes, gate_problems
 from engines.judging.shares.counts import wilson
 from recipes.load import LoadedRecipe, load_recipe
 from recipes.quantities import percent

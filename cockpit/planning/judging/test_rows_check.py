@@ -1,0 +1,46 @@
+"""Test rows of evaluate stages that are in a file now: whether they can be asked and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from engines.judging.checks import Judges
+from engines.judging.test_file import read_tests
+from recipes.load import LoadedRecipe
+from recipes.problems import OperatorError, Problem
+from recipes.stages.evaluate import EvaluateStage
+
+_MOST_BYTES = 64 << 20
+"""A larger file is read when its stage runs: a check takes seconds."""
+
+
+def test_row_problems(loaded: LoadedRecipe) -> list[Problem]:
+    """Rows that the stages would refuse, each at the line of `test_data`."""
+    found = []
+    for stage, file in _given(loaded):
+        judges = Judges(command=stage.judge_command)
+        try:
+            read_tests(file, stage.checks, judges)
+        except OperatorError as error:
+            line = loaded.line_of(stage.name, "test_data")
+            found += [
+                Problem(loaded.path, line, f"{stage.name}.test_data", message, hint=error.hint)
+                for message in error.message.splitlines()
+            ]
+        finally:
+            judges.close()
+    return found
+
+
+def _given(loaded: LoadedRecipe) -> Iterator[tuple[EvaluateStage, Path]]:
+    """Stages with the file of their tests, where this machine alone does not decide what can judge them."""
+    for stage in loaded.recipe.stage:
+        if not isinstance(stage, EvaluateStage) or stage.judge_url is not None or stage.allow_code_execution:
+            continue
+        given = loaded.graph.inputs[stage.name].get("test_data")
+        if given is None or given.path is None or stage.tests != "rows":
+            continue
+        file = given.path / f"{stage.split}.jsonl" if given.path.is_dir() else given.path
+        if file.is_file() and file.stat().st_size <= _MOST_BYTES:
+            yield stage, file
