@@ -205,7 +205,9 @@ def _write(job: Job, encoder: Encoder, records: list[PartRecord], out: Path, sha
     )
     (out / TOKENS_JSON).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
     vocabulary = dict(sorted(encoder.vocabulary().items(), key=lambda item: item[1]))
-    (out / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=0) + "\n", "utf-8")
+    # A line for each token; `indent` would do without the fast encoder.
+    lines = json.dumps(vocabulary, ensure_ascii=False, separators=(",\n", ": "))
+    (out / "vocab.json").write_text(f"{{\n{lines[1:-1]}\n}}\n", "utf-8")
     (out / TOKENIZER).mkdir()
     copy_tokenizer(out / TOKENIZER, tokenizer)
     for split in SPLITS:

@@ -1,4 +1,4 @@
-"""Encodes parts with several processes, or in this one where there is little to do."""
+"""Encodes parts in this process, and in others where there is much to do."""
 
 from __future__ import annotations
 
@@ -43,28 +43,33 @@ def encode_parts(job: Job, encoder: Encoder, parts: Sequence[Part], processes: i
     Raises:
         OperatorError: a line is not a document, the disk is full, or a process was killed.
     """
-    processes = min(processes, len(parts))
-    if processes < 2:
-        own = PartEncoder(job, encoder)
+    own = PartEncoder(job, encoder)
+    waiting = list(reversed(parts))
+    with selectors.DefaultSelector() as selector:
+        workers: list[_Worker] = []
+
+        def hear(patience_s: float) -> None:
+            for key, _ in selector.select(patience_s) if workers else ():
+                _hear(key.data, waiting, advance)
+
+        def progress(size: int) -> None:
+            advance(size)
+            hear(0)
+
         try:
-            for part in parts:
-                own.write(part, advance)
+            for _ in range(min(processes, len(parts)) - 1):
+                workers.append(worker := _Worker(job))
+                selector.register(worker.output, selectors.EVENT_READ, worker)
+                worker.take(waiting.pop())
+            while waiting:  # this process is one of them: it has the tokenizer already
+                own.write(waiting.pop(), progress)
+            while any(worker.part is not None for worker in workers):
+                advance(0)
+                hear(_POLL_S)
         except OSError as error:
             if (known := full_disk(error, job.folder)) is not None:
                 raise known from error
             raise
-        return
-    with selectors.DefaultSelector() as selector:
-        workers = [_Worker(job) for _ in range(processes)]
-        try:
-            waiting = list(reversed(parts))
-            for worker in workers:
-                selector.register(worker.output, selectors.EVENT_READ, worker)
-                worker.take(waiting.pop())
-            while any(worker.part is not None for worker in workers):
-                advance(0)
-                for key, _ in selector.select(_POLL_S):
-                    _hear(key.data, waiting, advance)
         finally:
             for worker in workers:
                 worker.end()

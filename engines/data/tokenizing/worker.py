@@ -7,6 +7,7 @@ It ends when its input ends, or when the process that started it is gone.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 from pathlib import Path
@@ -61,6 +62,7 @@ def main() -> ExitCode:
             raise ParentGoneError
         answer({"bytes": size})
 
+    gc.disable()  # nothing here refers to itself, and it would look at every list of ids
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
     try:
         parts = PartEncoder(job, encoder_of(job))
