@@ -111,6 +111,11 @@ def finished(folder: Path, key: str, part: Part) -> PartRecord | None:
         return None
 
 
+def unfinished_files(folder: Path, part: Part) -> dict[str, Path]:
+    """The files of a part while it is written, by their suffix."""
+    return {suffix: folder / f"{part.name}.{suffix}.tmp" for suffix in ("bin", "idx", "names")}
+
+
 class PartEncoder:
     """Encodes the parts of a job."""
 
@@ -136,7 +141,7 @@ class PartEncoder:
         """
         folder = Path(self._job.folder)
         made = _Made()
-        temporary = {suffix: folder / f"{part.name}.{suffix}.tmp" for suffix in ("bin", "idx", "names")}
+        temporary = unfinished_files(folder, part)
         try:
             with temporary["bin"].open("wb") as shard, temporary["names"].open("wb") as names:
                 for documents, size in self._batches(part):

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from engines.data.encoders import Encoder
-from engines.data.tokenizing.parts import Job, Part, PartEncoder, PartRecord
+from engines.data.tokenizing.parts import Job, Part, PartEncoder, PartRecord, unfinished_files
 from engines.data.tokenizing.worker import full_disk
 from recipes.problems import OperatorError
 
@@ -94,6 +95,7 @@ class _Worker:
 
     def __init__(self, job: Job) -> None:
         self.part: Part | None = None
+        self._folder = Path(job.folder)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "engines.data.tokenizing.worker"],
             stdin=subprocess.PIPE,
@@ -130,10 +132,13 @@ class _Worker:
         return [msgspec.json.decode(line) for line in lines if line]
 
     def end(self) -> None:
-        """End the process, in the middle of a part too: its files are temporary until they are whole."""
+        """End the process, in the middle of a part too; what it had written of that part is removed."""
         with suppress(OSError):
             self._process.kill()
         self._process.wait()
+        for file in unfinished_files(self._folder, self.part).values() if self.part is not None else ():
+            with suppress(OSError):  # it could not remove them itself
+                file.unlink(missing_ok=True)
         with suppress(OSError):
             self.output.close()
         assert self._process.stdin is not None, "it is a pipe"

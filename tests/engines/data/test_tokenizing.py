@@ -228,6 +228,29 @@ def test_a_killed_process_and_a_bad_line_end_the_stage_with_their_cause(
         prepare_tokens(broken, tokenizer, fresh(tmp_path / "b"), processes=2, part_bytes=PART_BYTES)
 
 
+def test_a_stop_leaves_nothing_of_a_part_that_another_process_was_writing(tmp_path: Path, tokenizer: Path) -> None:
+    words = " ".join(f"{number * 7919:x}" for number in range(20_000))
+    lines = "".join(json.dumps({"path": str(number), "text": f"{number} {words}"}) + "\n" for number in range(30))
+    text = write_tree(tmp_path / "text", {"train.jsonl": lines, "val.jsonl": "", "test.jsonl": ""})
+    out = fresh(tmp_path / "out")
+    seen: list[Path] = []
+    limit = time.monotonic() + PATIENCE_S
+
+    def stop_when_both_write(*_: Any) -> None:
+        while len(list(out.glob(f"{PARTS}/*.bin.tmp"))) < 2:
+            assert time.monotonic() < limit
+            time.sleep(0.001)
+        (worker,) = (one for one in psutil.Process().children() if "engines.data.tokenizing.worker" in one.cmdline())
+        worker.suspend()
+        seen.extend(out.glob(f"{PARTS}/*.bin.tmp"))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_tokens(text, tokenizer, out, processes=2, part_bytes=len(lines) // 2, report=stop_when_both_write)
+    assert seen
+    assert not list(out.rglob("*.tmp"))
+
+
 def test_the_tokens_of_each_source_are_stated(tmp_path: Path, tokenizer: Path) -> None:
     for name, count in (("one", 30), ("two", 10)):
         write_tree(tmp_path / name, {f"{n}.txt": f"{name} {n}\n" * 20 for n in range(count)})
