@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,19 @@ def test_a_file_that_is_not_there_is_left_to_the_check_of_inputs(tmp_path: Path)
     loaded = recipe(tmp_path, "", 'checks = ["exact"]\n')
     (tmp_path / "rows.jsonl").unlink()
     assert problems_of(loaded) == []
+
+
+@pytest.mark.parametrize(("blank_mib", "problems"), [(1, 2), (65, 0)])
+def test_a_packed_file_of_many_rows_is_left_to_its_stage(tmp_path: Path, blank_mib: int, problems: int) -> None:
+    loaded = recipe(tmp_path, "", data="rows.jsonl.gz")
+    with gzip.open(tmp_path / "rows.jsonl.gz", "wb", compresslevel=1) as file:
+        file.write(b'{"question": "?", "answer": "1"}\n')  # names no check
+        for _ in range(blank_mib):
+            file.write(b"\n" * (1 << 20))
+    assert len(problems_of(loaded)) == problems
+
+
+def test_a_damaged_packed_file_is_a_problem(tmp_path: Path) -> None:
+    loaded = recipe(tmp_path, "not packed", data="rows.jsonl.gz")
+    (problem,) = problems_of(loaded)
+    assert "damaged" in problem.message
