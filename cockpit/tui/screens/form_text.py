@@ -15,9 +15,11 @@ from cockpit.planning.stages import Plan
 from cockpit.text import formatting
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
-from cockpit.tui.widgets.preview import Pen
+from cockpit.tui.widgets.preview import Pen, plan_words
 from engines.look.answer import StageLook
 from recipes.problems import Problem
+
+NO_ESTIMATE = "no estimate while there are problems"
 
 
 def title(model: FormModel, colours: dict[str, str], read_only: bool, unreadable: str) -> Text:
@@ -86,11 +88,18 @@ def difference(model: FormModel, colours: dict[str, str]) -> Text:
     return pen.text
 
 
+def cost(figures: Plan | None) -> str:
+    """A plan in one line, or why there is none."""
+    if figures is None:
+        return NO_ESTIMATE
+    return plan_words(figures) or "no stage has steps to estimate"
+
+
 def estimate(figures: Plan | None, looks: Mapping[str, StageLook], colours: dict[str, str]) -> Text:
     """Each stage's parameters, steps and tokens, as far as they are known before it runs, and what its data has."""
     pen = Pen(colours)
     if figures is None:
-        pen.write("no estimate while there are problems", "text-muted")
+        pen.write(NO_ESTIMATE, "text-muted")
         return pen.text
     for stage in figures.stages:
         words = [

@@ -37,7 +37,6 @@ from cockpit.tui.widgets.field_row import FieldRow
 from cockpit.tui.widgets.form_lists import SectionList, StageList
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line_list import LineList
-from cockpit.tui.widgets.preview import plan_words
 from recipes.problems import OperatorError
 from recipes.toml_read import read_text
 
@@ -498,10 +497,7 @@ class RecipeScreen(Screen[None]):
         self._data.ask(self.model.loaded)
         looks = self._data.looks(self.model.loaded)
         self.query_one("#title", Static).update(form_text.title(self.model, colours, self.read_only, self.unreadable))
-        words = plan_words(figures)
-        self.query_one("#cost", Static).update(
-            Text(f" {words}" if words else " no estimate while there are problems", no_wrap=True)
-        )
+        self.query_one("#cost", Static).update(Text(f" {form_text.cost(figures)}", no_wrap=True))
         self.query_one("#diff_text", Static).update(form_text.difference(self.model, colours))
         self.query_one("#estimate", Static).update(form_text.estimate(figures, looks, colours))
 
