@@ -89,7 +89,7 @@ def difference(model: FormModel, colours: dict[str, str]) -> Text:
 
 
 def cost(figures: Plan | None) -> str:
-    """A plan in one line, or why there is none."""
+    """A plan in one line, or why the recipe has no estimate."""
     if figures is None:
         return NO_ESTIMATE
     return plan_words(figures) or "no stage has steps to estimate"
