@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from engines.files import CHUNK_BYTES
 from engines.judging.checks import Judges
 from engines.judging.test_file import read_tests
 from recipes.load import LoadedRecipe
-from recipes.problems import OperatorError, Problem
+from recipes.problems import OperatorError, Problem, printable
 from recipes.stages.evaluate import EvaluateStage
 
 _MOST_BYTES = 64 << 20
@@ -21,11 +22,16 @@ def test_row_problems(loaded: LoadedRecipe) -> list[Problem]:
     """Rows that the stages would refuse, each at the line of `test_data`."""
     found = []
     for stage, file in _given(loaded):
+        line = loaded.line_of(stage.name, "test_data")
+        if not file.is_file():
+            message = f"{printable(str(file), 400)} is not a file"
+            hint = "give a file, or a folder with the file of its split"
+            found.append(Problem(loaded.path, line, f"{stage.name}.test_data", message, hint=hint))
+            continue
         judges = Judges(command=stage.judge_command)
         try:
             read_tests(file, stage.checks, judges)
         except OperatorError as error:
-            line = loaded.line_of(stage.name, "test_data")
             found += [
                 Problem(loaded.path, line, f"{stage.name}.test_data", message, hint=error.hint)
                 for message in error.message.splitlines()
@@ -43,8 +49,10 @@ def _given(loaded: LoadedRecipe) -> Iterator[tuple[EvaluateStage, Path]]:
         given = loaded.graph.inputs[stage.name].get("test_data")
         if given is None or given.path is None or stage.tests != "rows":
             continue
+        if not os.path.exists(given.path):  # noqa: PTH110 - False where a folder above may not be read
+            continue  # refused as an input
         file = given.path / f"{stage.split}.jsonl" if given.path.is_dir() else given.path
-        if file.is_file() and file.stat().st_size <= _MOST_BYTES and not _unpacks_to_more(file):
+        if not file.is_file() or (file.stat().st_size <= _MOST_BYTES and not _unpacks_to_more(file)):
             yield stage, file
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,13 @@ def test_a_damaged_packed_file_is_a_problem(tmp_path: Path) -> None:
     loaded = recipe(tmp_path, "not packed", data="rows.jsonl.gz")
     (problem,) = problems_of(loaded)
     assert "damaged" in problem.message
+
+
+@pytest.mark.parametrize("data", ["rows/other.jsonl", "pipe"])
+def test_what_is_no_file_is_refused_as_its_stage_would(tmp_path: Path, data: str) -> None:
+    loaded = recipe(tmp_path, "", 'checks = ["exact"]\n', data)
+    if data == "pipe":
+        (tmp_path / data).unlink()
+        os.mkfifo(tmp_path / data)
+    [problem] = problems_of(loaded)
+    assert "is not a file" in problem.message
