@@ -244,7 +244,7 @@ def _of_attempt(
             )
             return "info", f"{name} started{back}{scaled}"
         case AttemptEnded():
-            if event.exit is not None and event.reason.is_from_engine:
+            if event.exit is not None and event.reason.is_from_engine and not event.detail:
                 return "quiet", f"{name}: the process exited with status {event.exit}"
             level = _ATTEMPT_LEVELS.get(event.reason, "error")
             status = f", exit status {event.exit}" if event.exit is not None else ""
