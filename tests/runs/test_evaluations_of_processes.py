@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -56,18 +57,24 @@ def recipe(folder: Path, launch: dict[str, Any] = TWO, rows: int = 240) -> str:
 
 
 def answers(run: RunDir) -> dict[str, list[dict[str, Any]]]:
-    """The whole lines of each file of answers, by its name."""
+    """The whole lines of each file of answers, by its name.
+
+    A continued evaluation takes another process's file into the first one's and removes it: it may go between its
+    name and its lines, and until it goes an answer may be in both.
+    """
     found = {}
     for path in run.stage_dir(STAGE).glob("answers-*"):
-        lines = [line for line in path.read_bytes().splitlines(keepends=True)[1:] if line.endswith(b"\n")]
-        found[path.name] = [json.loads(line) for line in lines]
+        with contextlib.suppress(FileNotFoundError):
+            lines = [line for line in path.read_bytes().splitlines(keepends=True)[1:] if line.endswith(b"\n")]
+            found[path.name] = [json.loads(line) for line in lines]
     return found
 
 
 def more_in_both(run: RunDir, before: int) -> bool:
-    """Whether two processes have answered, and more than `before` altogether."""
+    """Whether two processes have answered, and more questions than `before` have an answer."""
     found = answers(run)
-    return len(found) == 2 and all(found.values()) and sum(map(len, found.values())) >= before + 4
+    keys = {one["key"] for lines in found.values() for one in lines}
+    return len(found) == 2 and all(found.values()) and len(keys) >= before + 4
 
 
 def kept(run: RunDir) -> dict[str, dict[str, Any]]:
