@@ -79,7 +79,7 @@ def _recipe(args: argparse.Namespace, root: Path) -> tuple[LoadedRecipe, str | N
     if args.start is not None and args.recipe is not None:
         raise OperatorError("--from — cannot be combined with RECIPE", "give one of the two")
     if args.start is not None:
-        loaded, run = recipe_from(root, args.start, args.checkpoint, args.sets)
+        loaded, run = recipe_from(root, args.start, args.checkpoint, args.sets, args.stage)
         return loaded, run.id
     if args.recipe is None:
         raise OperatorError(

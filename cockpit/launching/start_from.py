@@ -1,7 +1,8 @@
 """`cockpit run --from RUN:STAGE`: the recipe of a run that starts from a result or a checkpoint of another run.
 
 The recipe has the stage and the stages that depend on it, with the values of that run; what they read of its other
-stages becomes RUN:STAGE. For a stage that trains, `start_from` names where its training starts:
+stages becomes RUN:STAGE. With `--stage` it has only what that stage needs, so nothing is asked of the others. For a
+stage that trains, `start_from` names where its training starts:
 
 - RUN:STAGE: its finished weights. The training is a new one, from step 0, with a new optimizer and schedule. Everything
   may change but the shapes of the weights and what they compute.
@@ -23,9 +24,9 @@ from cockpit.runs.find import find_run
 from cockpit.schedule.resolved_recipe import InputRef, RunRecipe, folder_with
 from engines.run_dir.paths import RECIPE_TOML, RunDir
 from recipes.fields import FieldSpec, fields_of
-from recipes.graph import RUN_STAGE
+from recipes.graph import RUN_STAGE, FindOutput
 from recipes.load import LoadedRecipe, load_recipe_text
-from recipes.problems import OperatorError, printable
+from recipes.problems import OperatorError, RecipeError, printable
 from recipes.resume_changes import change_recipe, refuse_at_resume, refuse_for_weights
 from recipes.spelling import spell
 from recipes.stages.fields import StageFields
@@ -34,7 +35,9 @@ from recipes.stages.registry import row_of, tag_of_stage
 START_FROM = "start_from"
 
 
-def recipe_from(root: Path, wanted: str, checkpoint: int | None, sets: Sequence[str]) -> tuple[LoadedRecipe, RunDir]:
+def recipe_from(
+    root: Path, wanted: str, checkpoint: int | None, sets: Sequence[str], only: str | None = None
+) -> tuple[LoadedRecipe, RunDir]:
     """The recipe, loaded with its overrides, and the run that it starts from.
 
     Args:
@@ -42,10 +45,11 @@ def recipe_from(root: Path, wanted: str, checkpoint: int | None, sets: Sequence[
         wanted: RUN:STAGE, as typed.
         checkpoint: the step of the checkpoint to continue; None for the finished output.
         sets: overrides, each `STAGE.FIELD=VALUE`.
+        only: the last stage to run; None for all that depend on the first.
 
     Raises:
-        OperatorError: the run, stage, output or checkpoint does not exist, the run is not trusted (its recipe names
-            the interpreters that would be started), or an override cannot be applied.
+        OperatorError: the run, stage, output or checkpoint does not exist, an input of the stages is missing, the run
+            is not trusted (its recipe names the interpreters that would be started), or an override cannot be applied.
     """
     run_name, colon, stage = wanted.rpartition(":")
     if not colon or not run_name:
@@ -64,21 +68,53 @@ def recipe_from(root: Path, wanted: str, checkpoint: int | None, sets: Sequence[
         )
     if checkpoint is not None:
         checkpoint_of(run, stage, checkpoint)
-    text = _text(run, plan, stage, checkpoint)
-    find, path = outputs_in(root), Path.cwd() / RECIPE_TOML
-    before = load_recipe_text(text, path, (), find)
+    kept = _kept(plan, stage, only)
+    text = _text(run, plan, stage, checkpoint, kept)
+    find = outputs_in(root)
+    before = _loaded(text, (), find, wanted)
     changed = change_recipe(before.resolved, sets)
     own = [change for change in changed.changes if change.stage == stage]
     if trains and checkpoint is not None:
         refuse_at_resume(own, before.recipe, run.id, {stage} if run.out(stage).is_dir() else ())
     elif trains:
         refuse_for_weights(own, before.recipe)
-    return load_recipe_text(text, path, sets, find), run
+    return _loaded(text, sets, find, wanted), run
 
 
-def _text(run: RunDir, plan: RunRecipe, stage: str, checkpoint: int | None) -> str:
+def _kept(plan: RunRecipe, stage: str, only: str | None) -> set[str]:
+    """The stages of the new recipe: those that depend on the first, up to the last one that is wanted.
+
+    Raises:
+        OperatorError: the last one does not depend on the first.
+    """
+    dependent = plan.descendants({stage})
+    if only is None:
+        return dependent
+    if only not in dependent:
+        allowed = ", ".join(name for name in plan.order if name in dependent)
+        raise OperatorError(
+            f"--stage — {printable(only)} does not depend on {stage}, which --from names; allowed: {allowed}"
+        )
+    return dependent & plan.ancestors({only})
+
+
+def _loaded(text: str, sets: Sequence[str], find: FindOutput, wanted: str) -> LoadedRecipe:
+    """The recipe, whose text is in no file: its problems have no lines.
+
+    Raises:
+        OperatorError: the problems.
+    """
+    try:
+        return load_recipe_text(text, Path.cwd() / RECIPE_TOML, sets, find)
+    except RecipeError as error:
+        words = [str(one) if isinstance(one.path, str) else f"--from {wanted}: {one.words}" for one in error.problems]
+        left_out = any(not isinstance(one.path, str) for one in error.problems)
+        hint = "to run fewer of the stages that depend on it, name the last one: --stage STAGE" if left_out else ""
+        raise OperatorError("\n".join(words), hint) from error
+
+
+def _text(run: RunDir, plan: RunRecipe, stage: str, checkpoint: int | None, kept: set[str]) -> str:
     """The recipe as TOML: only values that are not the default, so that it reads like one that was written."""
-    kept = plan.descendants({stage})
     start = f"{run.id}:{stage}" if checkpoint is None else f"{run.id}:{stage}@{checkpoint}"
     description = f"Starts from {start}."
     lines = ["schema = 1", f"name = {spell(plan.recipe.name)}", f"description = {spell(description)}"]

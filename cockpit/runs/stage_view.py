@@ -27,6 +27,8 @@ from engines.events.writers import Gap
 from engines.words import EndReason, RunStatus, StageStatus, WriterRole
 
 RECENT_STEPS = 32
+UNFINISHED = 0.99
+"""The largest share that is shown of work whose result does not exist: 100% means done."""
 _Kept = TypeVar("_Kept")
 Order: TypeAlias = int
 """The place of a lifecycle fact among those of the run."""
@@ -304,14 +306,18 @@ class StageView:
 
     @property
     def fraction(self) -> float | None:
-        """The share of the work that is done, 0 to 1."""
+        """The share of the work that is done, 0 to 1; at most 0.99 of a stage that failed or was stopped.
+
+        The work of a failed stage is not done, also if it failed after its last step or answer.
+        """
         if self.state == StageStatus.SUCCEEDED:
             return 1.0
+        most = UNFINISHED if self.state.has_ended else 1.0
         if self.total_steps and self.at_step is not None:
-            return min(1.0, self.at_step / self.total_steps)
+            return min(most, self.at_step / self.total_steps)
         progress = self.progress
         if progress and progress.total:
-            return max(0.0, min(1.0, progress.done / progress.total))
+            return max(0.0, min(most, progress.done / progress.total))
         return None
 
     def _once(self, name: str, make: Callable[[], list[_Kept]]) -> list[_Kept]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cockpit.runs.combine import Combination, busy_s
 from cockpit.runs.log_lines import LogLine, line_of
 from cockpit.runs.series import Series, joined
-from cockpit.runs.stage_view import AttemptView, RunView, StageView
+from cockpit.runs.stage_view import UNFINISHED, AttemptView, RunView, StageView
 from cockpit.runs.writer_facts import HANDLERS, WriterFacts
 from engines.events.kinds import AnyEvent
 from engines.events.machine import Device, MachineSampled
@@ -212,12 +212,17 @@ class RunState:
 
     @property
     def progress(self) -> float | None:
-        """The share of the run that is done; all stages that the operator selected have the same weight."""
+        """The share of the run that is done; all stages that the operator selected have the same weight.
+
+        At most 0.99 until each of them is done: their results are what a run is for.
+        """
         only = set(self.view.only)
         stages = [stage for stage in self.stages if not only or stage.name in only]
         if not stages:
             return None
-        return sum(1.0 if s.state.is_done else s.fraction or 0.0 for s in stages) / len(stages)
+        if all(stage.state.is_done for stage in stages):
+            return 1.0
+        return min(UNFINISHED, sum(1.0 if s.state.is_done else s.fraction or 0.0 for s in stages) / len(stages))
 
     def attempts_since_resume(self, stage: str) -> int:
         """Attempts of the stage since the launch or the operator's last resume; `max_attempts` limits them."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engines.data.readers.lines import opened
+from engines.data.readers.lines import CONVERT, encoding_of, opened
 from engines.json_text import parse_json
 from engines.judging.checks import Judges, check_problem
 from engines.judging.task import Check, Message, Task, prompt_key
@@ -137,7 +137,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Any]]:
         data = content.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise OperatorError(f"{name} is larger than {quantities.size(MAX_FILE_BYTES)}", "divide it into several files")
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    data = _utf8(name, data)
     if data.lstrip()[:1] == b"[":
         try:
             values = parse_json(data)
@@ -153,6 +153,32 @@ def _rows(file: Path) -> Iterator[tuple[str, Any]]:
         if count > MAX_ROWS:
             raise OperatorError(f"{name} has more than {MAX_ROWS} rows", "divide it into several files")
         yield f"{name}:{number}", line if len(line) > MAX_ROW_BYTES else _parsed(line)
+
+
+def _utf8(name: str, data: bytes) -> bytes:
+    """The file's text in UTF-8, without a byte-order mark. UTF-16 and UTF-32 are recognised, as in training data.
+
+    Raises:
+        OperatorError: it is in another encoding, which only the person who wrote it knows, or damaged.
+    """
+    encoding, mark = encoding_of(data[:4], None)
+    data = data[mark:]
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise OperatorError(*_not_text(name, error, encoding)) from error
+    return data if encoding == "utf-8" else text.encode()
+
+
+def _not_text(name: str, error: UnicodeDecodeError, encoding: str) -> tuple[str, str]:
+    """What a file is whose bytes are not in the encoding that its first bytes say, and what to do."""
+    shown, byte = encoding.upper(), error.object[error.start]
+    if encoding != "utf-8":
+        what = f"{name} begins as {shown} text and is not: at byte {error.start + 1}, {error.reason}"
+        return what, "write the file again, as UTF-8"
+    line = error.object.count(b"\n", 0, error.start) + 1
+    what = f"{name}:{line}  the file is not UTF-8 text: byte 0x{byte:02x}, byte {error.start + 1} of the file"
+    return what, f"correct this line, or {CONVERT}"
 
 
 def _parsed(line: bytes) -> Any:

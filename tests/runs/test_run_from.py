@@ -70,6 +70,37 @@ def test_the_last_stage_alone_reads_the_other_stages_of_the_first_run(tmp_path: 
     assert "retry.max_attempts = 2" in run.recipe_toml.read_text(), "the values of the first run are kept"
 
 
+def with_a_stage_left_out(tmp_path: Path) -> RunDir:
+    """A run of its first stage alone; its last stage also reads a stage that was left out."""
+    text = fake_recipe(*({"max_steps": 2, "step_s": 0.0} for _ in range(3)))
+    path = tmp_path / "recipe.toml"
+    path.write_text(text.replace('name = "part-3"', 'name = "part-3"\ndata = "part-1"\nstart_from = "part-2"'))
+    run = launch(path, runs_root=tmp_path / "runs", only=["part-1"])
+    assert wait_for_end(run) == "succeeded"
+    return run
+
+
+def test_with_stage_nothing_is_asked_of_the_stages_that_it_leaves_out(tmp_path: Path) -> None:
+    first = with_a_stage_left_out(tmp_path)
+    loaded, _ = recipe_from(tmp_path / "runs", f"{first.id}:part-1", None, ["part-1.max_steps=3"], "part-1")
+    assert [stage.name for stage in loaded.recipe.stage] == ["part-1"]
+    run = launch(loaded, runs_root=tmp_path / "runs", only=["part-1"], parent=first.id)
+    assert wait_for_end(run) == "succeeded"
+    assert steps(run) == [1, 2, 3]
+
+
+def test_an_input_that_is_missing_is_named_without_a_file_that_does_not_exist(tmp_path: Path) -> None:
+    first = with_a_stage_left_out(tmp_path)
+    with pytest.raises(OperatorError) as caught:
+        recipe_from(tmp_path / "runs", "last:part-1", None, ["part-1.lerning_rate=1"])
+    words = caught.value.message
+    assert f"--from last:part-1: part-3.start_from — {first.id}:part-2 has no finished output" in words
+    assert "recipe.toml" not in words
+    assert "--stage STAGE" in caught.value.hint
+    with pytest.raises(OperatorError, match="--stage — part-2 does not depend on part-1, which --from names; allowed"):
+        recipe_from(tmp_path / "runs", "last:part-1", None, [], "part-2")
+
+
 @pytest.mark.parametrize(
     ("wanted", "checkpoint", "sets", "message"),
     [

@@ -32,6 +32,8 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _HEAD_BYTES = 4096
+CONVERT = "convert the file from its encoding, such as LATIN1 or WINDOWS-1252: iconv -f LATIN1 -t UTF-8 FILE > NEW"
+"""What to do about text whose encoding its bytes do not show."""
 _OTHER = {
     b"version https://git-lfs.github.com/spec/": (
         "is a pointer of Git LFS, not the data",
@@ -205,5 +207,5 @@ def not_text(error: UnicodeDecodeError, encoding: str) -> BadRowError:
     return BadRowError(
         f"not {printable(encoding, 40).upper()}: byte 0x{byte:02x} at byte {error.start + 1} of the line",
         f"not {printable(encoding, 40).upper()}",
-        'save the file as UTF-8, or set encoding, such as encoding = "latin-1"',
+        f'set encoding, such as encoding = "latin-1", or {CONVERT}',
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cockpit.runs.eta import stage_time_left
 from cockpit.runs.state import RunState, fold
-from engines.events.attempts import AttemptEnded, AttemptStarted, Phase, ResumedFrom
+from engines.events.attempts import AttemptEnded, AttemptStarted, Phase, Progress, ResumedFrom
 from engines.events.kinds import AnyEvent
 from engines.events.records import decode_record
 from engines.events.runs import (
@@ -24,7 +24,8 @@ from engines.events.runs import (
 )
 from engines.events.steps import CheckpointRemoved, Step
 from engines.events.writers import Gap, Warned
-from engines.words import EndReason, ExitCode, RunStatus, StartReason, exit_code_of
+from engines.words import EndReason, ExitCode, RunStatus, StageStatus, StartReason, exit_code_of
+from recipes.quantities import percent
 from tests.tui import journals
 from tests.tui.journals import Journal
 
@@ -401,6 +402,20 @@ def test_a_run_that_ended_in_a_state_of_a_newer_version_is_shown_with_it() -> No
     assert not state.state.has_failed
     assert not state.state.is_live
     assert exit_code_of(state.state) == ExitCode.FAILED, "an end that is not known is no success"
+
+
+def test_work_whose_result_does_not_exist_is_never_shown_as_done() -> None:
+    started = RunStarted(run="r", recipe="x", reason=StartReason.LAUNCH, stages=["a"], kinds=["evaluate"])
+    journal = Journal()
+    journal.say("sup", started)
+    journal.say("sup", AttemptStarted(stage="a", attempt=1, kind="evaluate", pid=7))
+    journal.say("eng", Progress(stage="a", attempt=1, done=20, total=20, unit="answers"))
+    journal.say("sup", AttemptEnded(stage="a", attempt=1, reason=EndReason.ERROR, exit=1))
+    journal.say("sup", StageFailed(stage="a", reason="no room"))
+    journal.say("sup", RunEnded(state=RunStatus.FAILED))
+    state = fold(journal.events)
+    assert state.stages[0].state == StageStatus.FAILED
+    assert (percent(state.stages[0].fraction), percent(state.progress)) == ("99%", "99%")
 
 
 def test_the_progress_of_a_run_counts_only_the_stages_that_the_operator_selected() -> None:

@@ -173,6 +173,33 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, text: str) -> None:
         read(tmp_path / "t.jsonl", "exact")
 
 
+ACCENTED = {"prompt": "Où est le café ?", "answer": "là"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("form", ["rows", "array"])
+def test_a_unicode_file_is_read_by_its_first_bytes(tmp_path: Path, encoding: str, form: str) -> None:
+    line = json.dumps(ACCENTED, ensure_ascii=False)
+    text = f"{line}\n{line}\n" if form == "rows" else f"[{line}, {line}]"
+    (tmp_path / "t.jsonl").write_bytes(text.encode(encoding))
+    assert [task.expected for task in read(tmp_path / "t.jsonl", "exact")] == ["là", "là"]
+
+
+def test_a_file_in_another_encoding_is_refused_as_a_whole_with_a_way_to_convert_it(tmp_path: Path) -> None:
+    line = json.dumps(ACCENTED, ensure_ascii=False)
+    (tmp_path / "t.jsonl").write_bytes(b'{"prompt": "a", "answer": "b"}\n' + f"{line}\n".encode("latin-1") * 9)
+    with pytest.raises(OperatorError) as caught:
+        read(tmp_path / "t.jsonl", "exact")
+    assert caught.value.message == f"{tmp_path}/t.jsonl:2  the file is not UTF-8 text: byte 0xf9, byte 45 of the file"
+    assert "iconv -f LATIN1 -t UTF-8" in caught.value.hint
+
+
+def test_a_unicode_file_that_is_cut_off_is_refused_by_its_encoding(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(json.dumps(ACCENTED).encode("utf-16")[:-1])
+    with pytest.raises(OperatorError, match=r"begins as UTF-16-LE text and is not: at byte .*, truncated data"):
+        read(tmp_path / "t.jsonl", "exact")
+
+
 def test_rows_without_a_check_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="names no check"):
         tasks(tmp_path, [{"prompt": "a", "answer": "b"}])

@@ -90,11 +90,26 @@ def joined(window: list[list[int]], rows: Sequence[Row], size: int) -> list[list
 
 
 def rate_of(stage: Mapping[str, Any], done: int) -> float:
-    """The learning rate after so many steps: linear warm-up, then half a cosine to zero at the last step."""
+    """The learning rate after so many steps: by default linear warm-up, then half a cosine to zero at the last step."""
     peak, warm, total = stage["learning_rate"], int(stage.get("warmup_steps", 0)), stage["max_steps"]
+    if "lr_scheduler_type" in stage:
+        return float(peak * _multiplier(stage, warm, total)(done))
     if done < warm:
         return float(peak * done / warm)
     return float(peak * 0.5 * (1.0 + math.cos(math.pi * (done - warm) / (total - warm))))
+
+
+def _multiplier(stage: Mapping[str, Any], warm: int, total: int) -> Any:
+    """What transformers multiplies the rate with, by the number of steps done, for the shape that the stage names."""
+    from transformers import get_scheduler
+
+    name = stage["lr_scheduler_type"]
+    more = {key: stage[key] for key in ("num_cycles", "power", "lr_end", "min_lr_rate") if key in stage}
+    if name == "warmup_stable_decay":
+        more = {"num_decay_steps": stage["num_decay_steps"], "decay_type": stage["decay_type"]}
+        more["min_lr_ratio"] = stage["min_lr_rate"]
+    plain = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=stage["learning_rate"])
+    return get_scheduler(name, plain, warm, total, scheduler_specific_kwargs=more).lr_lambdas[0]
 
 
 class Both:
@@ -193,29 +208,50 @@ def steps(model_folder: Path, rows: Sequence[Row], stage: Mapping[str, Any], dty
     model = model.to(dtype).train()
     set_seed(SEED)
     optimizer = optimizer_of(model, stage)
-    dropout = bool(stage.get("lora_dropout", 0.0))
+    if "neftune_noise_alpha" in stage:
+        add_noise(model, stage["neftune_noise_alpha"])
+    dropout = bool(stage.get("lora_dropout", 0.0) or stage.get("neftune_noise_alpha", 0.0))
+    smoothing = float(stage.get("label_smoothing_factor", 0.0))
     size, accumulation = stage["per_device_train_batch_size"], stage["gradient_accumulation_steps"]
     for done, window in zip(range(stage["max_steps"]), windows(len(rows), size, accumulation), strict=False):
         count = sum(rows[number].scored for batch in window for number in batch)
         total = 0.0
         for batch in joined(window, rows, size) if dropout and stage.get("padding_free", True) else window:
-            # Dropout draws for what is computed at once; without it, each row has a forward pass of its own.
+            # Dropout and noise draw for what is computed at once; without them, each row has a forward pass of its own.
             for part in [batch] if dropout else [[number] for number in batch]:
-                loss = loss_of([rows[number] for number in part], model) / count
+                loss = loss_of([rows[number] for number in part], model, smoothing) / count
                 loss.backward()
                 total += float(loss.detach())
         norm, rate = apply_step(model, optimizer, stage, done)
         yield ByHand(total, norm, rate)
 
 
-def loss_of(rows: Sequence[Row], model: Any) -> torch.Tensor:
-    """Sum over the labels of rows, in nats."""
+def add_noise(model: Any, alpha: float) -> None:
+    """NEFTune (Jain and others 2023, algorithm 1): each row's embeddings get uniform noise of at most
+    alpha / sqrt(length * width). The noise of rows that are computed at once is drawn at once."""
+
+    def noisy(_module: Any, _given: Any, embedded: torch.Tensor) -> torch.Tensor:
+        drawn = torch.empty(embedded.shape).uniform_(-1.0, 1.0)
+        limits = [alpha / math.sqrt(length * embedded.shape[-1]) for length in model.lengths for _ in range(length)]
+        return embedded + drawn * torch.tensor(limits)[None, :, None]
+
+    model.get_input_embeddings().register_forward_hook(noisy)
+
+
+def loss_of(rows: Sequence[Row], model: Any, smoothing: float = 0.0) -> torch.Tensor:
+    """Sum over the labels of rows, in nats; a share `smoothing` of each label is the mean over the vocabulary."""
     wanted = torch.tensor([label for row in rows for label in [*row.labels[1:], -100]])
-    return cross_entropy(logits_of(rows, model), wanted, ignore_index=-100, reduction="sum")
+    logits = logits_of(rows, model)
+    of_labels = cross_entropy(logits, wanted, ignore_index=-100, reduction="sum")
+    if not smoothing:
+        return of_labels
+    of_all = -logits.log_softmax(-1)[wanted != -100].mean(-1).sum()
+    return (1.0 - smoothing) * of_labels + smoothing * of_all
 
 
 def logits_of(rows: Sequence[Row], model: Any) -> torch.Tensor:
     """Logits of rows that follow each other, with a mask that keeps them apart: [tokens, vocabulary]."""
+    model.lengths = [len(row.ids) for row in rows]
     owner = torch.cat([torch.full((len(row.ids),), number) for number, row in enumerate(rows)])
     length = len(owner)
     seen = (owner[:, None] == owner[None, :]) & torch.ones(length, length, dtype=torch.bool).tril()

@@ -89,6 +89,74 @@ def test_with_smoothed_labels_the_loss_is_that_of_the_formula_and_evaluations_st
     assert {event.protocol for event in of_kind(smooth, Evaluated)} == {e.protocol for e in of_kind(plain, Evaluated)}
 
 
+LORA: dict[str, Any] = {
+    **FINETUNE,
+    "lora_dropout": 0.0,
+    "gradient_accumulation_steps": 3,
+    "warmup_steps": 3.0,
+    "max_grad_norm": 0.7,
+    "weight_decay": 0.1,
+    "save_steps": 1000,
+}
+FULL: dict[str, Any] = {
+    **{key: value for key, value in LORA.items() if key not in ("r", "lora_alpha", "lora_dropout")},
+    "output": "model",
+    "learning_rate": 1e-3,
+}
+STABLE = {"lr_scheduler_type": "warmup_stable_decay", "min_lr_rate": 0.1, "num_decay_steps": 2}
+REGULARIZED: dict[str, dict[str, Any]] = {
+    "noise": {**LORA, "neftune_noise_alpha": 5.0},
+    "noise and dropout": {**LORA, "neftune_noise_alpha": 5.0, "lora_dropout": 0.1},
+    "noise, all weights": {**FULL, "neftune_noise_alpha": 5.0},
+    "smoothing": {**LORA, "label_smoothing_factor": 0.2},
+    "smoothing, all weights": {**FULL, "label_smoothing_factor": 0.2},
+    "both": {**LORA, "neftune_noise_alpha": 10.0, "label_smoothing_factor": 0.1, "lora_dropout": 0.1},
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    "linear": {"lr_scheduler_type": "linear"},
+    "cosine": {"lr_scheduler_type": "cosine"},
+    "cosine, least": {"lr_scheduler_type": "cosine_with_min_lr", "min_lr_rate": 0.1},
+    "restarts": {"lr_scheduler_type": "cosine_with_restarts", "num_cycles": 3},
+    "polynomial": {"lr_scheduler_type": "polynomial", "power": 2.0, "lr_end": 1e-5},
+    "inverse_sqrt": {"lr_scheduler_type": "inverse_sqrt"},
+    "constant": {"lr_scheduler_type": "constant", "warmup_steps": 0.0},
+    "constant, warm-up": {"lr_scheduler_type": "constant_with_warmup"},
+    **{f"stable, {fall}": {**STABLE, "decay_type": fall} for fall in ("linear", "cosine", "1-sqrt")},
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "steps"),
+    [
+        pytest.param(REGULARIZED["both"], 5, id="both-5"),
+        pytest.param({**LORA, **SHAPES["stable, 1-sqrt"]}, 5, id="stable, 1-sqrt-5"),
+        *(pytest.param(REGULARIZED[name], 20, id=name, marks=pytest.mark.thorough) for name in REGULARIZED),
+        *(pytest.param({**LORA, **SHAPES[name]}, 20, id=name, marks=pytest.mark.thorough) for name in SHAPES),
+    ],
+)
+def test_losses_rates_and_norms_are_those_of_a_loop_by_hand(
+    stage: dict[str, Any], steps: int, tmp_path: Path, model: Path, messages: Path
+) -> None:
+    from tests.engines.training import by_hand
+
+    stage = {**stage, "max_steps": steps}
+    ctx = context(tmp_path, stage, {"model": model, "data": messages})
+    run_stage(ctx)
+    events = of_kind(ctx, Step)
+    assert len(events) == steps
+    expected = by_hand.steps(model, by_hand.chatml_rows(model, messages), stage)
+    for event, hand in zip(events, expected, strict=True):
+        assert event.loss == pytest.approx(hand.loss, rel=1e-6), event.step
+        assert event.grad_norm == pytest.approx(hand.grad_norm, rel=1e-6), event.step
+        assert event.learning_rate == pytest.approx(hand.learning_rate, rel=1e-9, abs=1e-15), event.step
+
+
+def test_every_shape_is_compared_with_that_of_transformers() -> None:
+    from engines.training.schedule import SHAPES as KNOWN
+
+    assert {fields["lr_scheduler_type"] for fields in SHAPES.values()} == set(KNOWN)
+
+
 def test_noise_and_smoothing_resume_bit_for_bit(tmp_path: Path, model: Path, messages: Path) -> None:
     stage = {**FINETUNE, "max_steps": 4, "save_steps": 2, "neftune_noise_alpha": 5.0, "label_smoothing_factor": 0.1}
     inputs = {"model": model, "data": messages}
