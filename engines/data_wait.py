@@ -16,7 +16,7 @@ POLL_S = 0.5
 class DataWait:
     """A context around each fetch of data. A wait that lasts is declared as a phase, and so is its end.
 
-    The thread that waits cannot say so; another thread does, which sleeps while the data come in time.
+    The thread that waits cannot say so; another thread does, which sleeps while the data come in time, until `close`.
 
     Args:
         phase: reports the phase that begins now.
@@ -30,6 +30,7 @@ class DataWait:
         self._since_s: float | None = None
         self._declared = False
         self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
 
     def __enter__(self) -> None:
         if self._thread is None:
@@ -46,9 +47,12 @@ class DataWait:
         if declared:
             self._phase(PHASE_TRAINING)
 
+    def close(self) -> None:
+        """No wait begins any more."""
+        self._closed.set()
+
     def _watch(self) -> None:
-        while True:
-            time.sleep(min(POLL_S, self._declare_after_s))
+        while not self._closed.wait(min(POLL_S, self._declare_after_s)):
             with self._lock:
                 since_s = self._since_s
                 if since_s is None or self._declared or time.monotonic() - since_s < self._declare_after_s:

@@ -7,10 +7,12 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.stage_context import close_writers
 
 # A deadline, or the check that examples are made fast enough, would fail on a busy machine without a fault in the code.
 # A folder of a test's own is shared by its examples; each makes its own file in it.
@@ -62,3 +64,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         threading.settrace(of_threads)
         sys.settrace(tracer)
         os.environ.update(inherited)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_writers() -> Iterator[None]:
+    """No journal that a module's tests have opened stays open after it."""
+    yield
+    close_writers()

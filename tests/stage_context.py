@@ -16,6 +16,15 @@ from engines.run_dir.paths import RunDir
 from engines.words import WriterRole
 from recipes.stages.registry import STAGE_TYPES, tag_of_table
 
+_WRITERS: list[EventWriter] = []
+"""Those of the contexts that this module of tests has made."""
+
+
+def close_writers() -> None:
+    """Close the journals of all contexts so far: each has a thread, and hundreds of threads make every test slow."""
+    while _WRITERS:
+        _WRITERS.pop().close()
+
 
 class TriedContext(StageContext[Any]):
     """A stage context that can read its journal back."""
@@ -51,6 +60,8 @@ def make_context(
         run.run_json.write_text(
             json.dumps({"format": 1, "id": run.id, "recipe": "tried", "parent": None, "version": "0"})
         )
+    writer = EventWriter(run.journal, None, role=WriterRole.ENGINE, stage=model.name, attempt=attempt)
+    _WRITERS.append(writer)
     given = {name: _input(name, value) for name, value in (inputs or {}).items()}
     return TriedContext(
         stage=model,
@@ -64,7 +75,7 @@ def make_context(
         run_id=run.id,
         stage_name=model.name,
         run_root=run.root,
-        writer=EventWriter(run.journal, None, role=WriterRole.ENGINE, stage=model.name, attempt=attempt),
+        writer=writer,
         test_faults=dict(test_faults or {}),
     )
 

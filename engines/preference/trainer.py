@@ -22,8 +22,8 @@ from engines.preference.flat import FlatModel, ScoredTokens, rows_of_batch
 from engines.preference.reference import Reference
 from engines.preference.rows import HeldOut, Pair, PairDataset
 from engines.training.fitting import Fitting
+from engines.training.steps.mixin import EngineMixin
 from engines.training.task import Scored
-from engines.training.trainer import EngineMixin
 from recipes.stages.dpo import PreferenceFields
 
 _BY_TOKENS = {"entropy": (0, 1), "logits/chosen": (0,), "logits/rejected": (1,), "mean_token_accuracy": (0,)}

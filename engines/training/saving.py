@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -24,31 +23,27 @@ from transformers import Trainer
 
 from engines.artifacts.checkpoints import (
     Checkpoint,
-    clean_leftovers,
-    current_best,
     draft_of,
-    remove_checkpoint,
-    scan,
-    which_to_remove,
 )
 from engines.artifacts.custody import custody_of
 from engines.artifacts.manifest import ManifestError, amend_manifest, commit_folder, read_manifest, write_manifest
 from engines.artifacts.sharded import SHARDS
 from engines.commit import parents_of
 from engines.context import StageContext
-from engines.events.steps import CheckpointCommitted, CheckpointRemoved, CheckpointStaged
+from engines.events.steps import CheckpointCommitted, CheckpointStaged
 from engines.files import read_regular_bytes
 from engines.guards import DAMAGED_START
 from engines.ranks.placement import strategy_asked
-from engines.run_dir.locks import lock_is_held
 from engines.run_dir.paths import RunDir, checkpoint_name
 from engines.training.devices import place
 from engines.training.faults import Faults
 from engines.training.precision import KERNELS, RECORD, as_record, kernels
 from engines.training.progress import Counters
 from engines.training.saves.background import Background
+from engines.training.saves.lineage import Lineage
 from engines.training.saves.parts import Parts, finite, parts_of, random_states_sha256, write_parts
 from engines.training.saves.room import is_disk_error, require_disk, room_in
+from engines.training.saves.save import Save
 from engines.training.saves.sharded_parts import ShardedParts
 from engines.training.saves.staging import Staging, staged_bytes
 from recipes.stages.kind import UNSLOTH
@@ -59,32 +54,6 @@ STRATEGY = "strategy"
 """In the manifest: how the processes shared the model."""
 EVALUATION_DUE = "evaluation_due"
 """In a checkpoint's `position`: its step is evaluated after the checkpoint, and was not yet."""
-
-
-@dataclass(frozen=True)
-class Save:
-    """A checkpoint that is being written: the parts of one step, and what its manifest says.
-
-    Attributes:
-        finite: every step since the checkpoint before was finite, and the newest loss is no begin of a spike.
-        fields: of the manifest, but for what the parts decide.
-        began_s: when the training began to wait for it.
-        stall_s: seconds for which the training waited for its copy; None while it waits for the whole save.
-    """
-
-    step: int
-    draft: Path
-    final: Path
-    parts: Parts | ShardedParts
-    model: Any
-    finite: bool
-    eval_loss: float | None
-    position: dict[str, Any]
-    fields: dict[str, Any]
-    evaluation_follows: bool
-    rng_sha256: str
-    began_s: float
-    stall_s: float | None = None
 
 
 class CheckpointWriter:
@@ -102,7 +71,7 @@ class CheckpointWriter:
         self._faults = faults
         self._save_tokenizer = save_tokenizer
         self._tokenizer: dict[str, bytes] | None = None
-        self._ancestors: list[tuple[int, int]] = _ancestors(ctx)
+        self._lineage = Lineage(ctx)
         self._custody = custody_of(parents_of(ctx), ctx.resume.path if ctx.resume is not None else None)
         self._staging = Staging()
         self._in_background = self.is_asynchronous = bool(ctx.stage.async_save)
@@ -111,12 +80,7 @@ class CheckpointWriter:
         self.last_step: int | None = None
         self._unevaluated: CheckpointCommitted | None = None
         if ctx.world.is_first:
-            self._clean()
-
-    @property
-    def lineage(self) -> list[tuple[int, int | None]]:
-        """This attempt and those that it resumed from, newest first, each with its last step (None: no limit)."""
-        return [(self._ctx.attempt, None), *self._ancestors]
+            self._lineage.clean()
 
     def commit(
         self,
@@ -348,7 +312,7 @@ class CheckpointWriter:
         self.last_step, self._bytes = save.step, event.bytes
         self._unevaluated = event if save.evaluation_follows else None
         self._ctx.emit(event)
-        self._rotate()
+        self._lineage.rotate()
         return True
 
     def _refused(self, step: int, draft: Path, error: Exception) -> None:
@@ -378,7 +342,7 @@ class CheckpointWriter:
         if event is None or eval_loss is None:
             return True
         self._unevaluated = None
-        best = event.healthy and self._is_best(eval_loss, position.get("judged"))
+        best = event.healthy and self._lineage.is_best(eval_loss, position.get("judged"))
         folder = self._ctx.checkpoints / checkpoint_name(event.step)
         try:
             sha256 = amend_manifest(folder, position=position, metrics={"eval_loss": eval_loss}, best=best)
@@ -402,7 +366,7 @@ class CheckpointWriter:
                 write_s=event.write_s,
             )
         )
-        self._rotate()
+        self._lineage.rotate()
         return True
 
     def _write(self, save: Save) -> CheckpointCommitted:
@@ -417,7 +381,7 @@ class CheckpointWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         healthy = save.finite and save.parts.all_finite()
-        best = healthy and self._is_best(save.eval_loss, save.position.get("judged"))
+        best = healthy and self._lineage.is_best(save.eval_loss, save.position.get("judged"))
         self._faults.save(save.step)
         sha256 = write_manifest(
             save.draft,
@@ -427,7 +391,7 @@ class CheckpointWriter:
             attempt=ctx.attempt,
             step=save.step,
             fingerprint=ctx.fingerprint,
-            lineage=self._ancestors,
+            lineage=self._lineage.ancestors,
             custody=self._custody,
             first_start=ctx.first_start,
             optim=ctx.stage.optim,
@@ -460,46 +424,7 @@ class CheckpointWriter:
     def best(self) -> Checkpoint | None:
         """The best healthy checkpoint of the lineage."""
         self.finish()
-        return current_best(
-            checkpoint
-            for checkpoint in self._lineage_checkpoints()
-            if checkpoint.healthy and checkpoint.judged is not None
-        )
-
-    def _is_best(self, eval_loss: float | None, judged: Any) -> bool:
-        metrics = {} if eval_loss is None else {"eval_loss": eval_loss}
-        new = Checkpoint(0, 0, self._ctx.work, "", healthy=True, metrics=metrics, position={"judged": judged}).judged
-        best = current_best(self._lineage_checkpoints())
-        return new is not None and (best is None or best.judged is None or new <= best.judged)
-
-    def _rotate(self) -> None:
-        for old in which_to_remove(self._lineage_checkpoints(), self._ctx.stage.save_total_limit):
-            remove_checkpoint(old)
-            self._ctx.emit(
-                CheckpointRemoved(
-                    stage=self._ctx.stage_name,
-                    attempt=old.attempt,
-                    step=old.step,
-                    path=self._run.relative(old.path),
-                    sha256=old.sha256,
-                    healthy=old.healthy,
-                    best=old.best,
-                )
-            )
-
-    def _lineage_checkpoints(self) -> list[Checkpoint]:
-        """Complete checkpoints of the lineage. Later ones that a resume from an earlier step replaced are not in it."""
-        last = dict(self.lineage)
-        complete, _ = scan(self._run.stage_dir(self._ctx.stage_name))
-        counted = [(checkpoint, last.get(checkpoint.attempt, -1)) for checkpoint in complete]
-        return [checkpoint for checkpoint, limit in counted if limit is None or checkpoint.step <= limit]
-
-    def _clean(self) -> None:
-        """Delete the partial checkpoints that dead engines of this stage left."""
-        stage = self._ctx.stage_name
-        for attempt in self._run.attempts(stage):
-            if attempt == self._ctx.attempt or not lock_is_held(self._run.engine_lock(stage, attempt)):
-                clean_leftovers(self._run.checkpoints(stage, attempt))
+        return self._lineage.best()
 
 
 def _position(trainer: Trainer, counters: Counters, plan: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -526,16 +451,3 @@ def versions() -> dict[str, str]:
     if torch.cuda.is_available():
         found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
     return found
-
-
-def _ancestors(ctx: StageContext[TrainingFields]) -> list[tuple[int, int]]:
-    if ctx.resume is None:
-        return []
-    older = read_manifest(ctx.resume.path).get("lineage") or []
-    known = {ctx.resume.attempt, ctx.attempt}
-    lineage = [(ctx.resume.attempt, ctx.resume.step)]
-    for attempt, step in older:
-        if attempt not in known:
-            known.add(int(attempt))
-            lineage.append((int(attempt), min(int(step), lineage[-1][1])))
-    return lineage

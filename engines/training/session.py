@@ -6,9 +6,7 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from engines.artifacts.checkpoints import Checkpoint
@@ -16,7 +14,6 @@ from engines.artifacts.manifest import read_manifest
 from engines.context import GuardTrippedError, ResumePoint, StageContext, StopRequested
 from engines.data_wait import DataWait
 from engines.events.results import Evaluated
-from engines.events.steps import GuardTripped, Step, StepsPlanned
 from engines.exhausted_memory import exhausted_memory
 from engines.forward.compiling import compile_layers, uncompiled
 from engines.forward.noise import noisy_embeddings
@@ -31,22 +28,22 @@ from engines.training.beginning import (
     first_weights,
     require_fitting_weights,
 )
-from engines.training.devices import peak_memory, report_devices, require_shared_memory
+from engines.training.devices import report_devices, require_shared_memory
+from engines.training.evaluations import Evaluations
 from engines.training.faults import Faults
-from engines.training.fitting import Fitting
-from engines.training.loss import token_weighted_loss
 from engines.training.precision import autocast, keep_input_types
 from engines.training.progress import Counters
+from engines.training.reports.report import Report
 from engines.training.requests import handle_requests
 from engines.training.resume import check_resume
 from engines.training.saves.shared import SharedWriter
 from engines.training.saving import EVALUATION_DUE, CheckpointWriter, damage
-from engines.training.scalars import Scalars
 from engines.training.schedule import Schedule, apply_now, schedule_of, warmup_steps
 from engines.training.start import NOT_DETERMINISTIC, device_words, setup_text
-from engines.training.task import Method, Scored, Task
-from engines.training.trainer import Measured, build_trainer, connect
-from engines.training.watch import EarlyStopping, Watch
+from engines.training.steps.measured import Measured
+from engines.training.steps.trainer import build_trainer, connect
+from engines.training.task import Method, Task
+from engines.training.watch import Watch
 from engines.words import PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING, PHASE_TRAINING, EndReason
 from recipes import quantities
 from recipes.problems import OperatorError, printable
@@ -68,14 +65,11 @@ class Session:
         self.faults = Faults(ctx.test_faults, ctx.stage_name, ctx.attempt)
         self.counters = Counters()
         self.watch = Watch(self.stage.guards)
-        self.early_stopping = EarlyStopping(
-            self.stage.early_stopping_patience, self.stage.early_stopping_threshold, rises=self.stage.rises
-        )
+        self.evaluations = Evaluations(ctx, task)
         self.eval_every = eval_every(self.stage, task.examples) if task.evaluates else None
         self.save_every = save_every(self.stage, task.examples)
         self.output: Checkpoint | None = None
         self.data_wait = DataWait(ctx.phase)
-        self.fitting = Fitting(ctx.warn)
         self.planned_steps = self.total_steps = planned_steps(self.stage, task.examples)
         self.resumed_step = 0
         self._owes_evaluation = False
@@ -90,8 +84,7 @@ class Session:
             self.faults,
             neighbours=launch_of(self.stage).processes,
         )
-        self.last_eval: Evaluated | None = None
-        self.scalars = Scalars(ctx, self.resumed_step, self.world)
+        self.report = Report(ctx, task, self.counters, self.resumed_step)
         self.trainer: Any = self._trainer(task.method)
         self.trainer.order = task.order
         require_shareable_loss(self.trainer, task, self.world)
@@ -127,7 +120,7 @@ class Session:
             self.trainer._load_from_checkpoint(str(resume.path))
             self.trainer.state.global_step = resume.step
             self.trainer.state.max_steps = resume.step
-            self._plan(resume.step)
+            self.report.plan(resume.step)
             if self.stage.evaluates:
                 self.evaluate()
             self._load_best()
@@ -149,7 +142,7 @@ class Session:
                 self.trainer.train(resume_from_checkpoint=str(resume.path) if resume is not None else None)
         except Exception as error:
             if exhausted_memory(error):
-                self._note_trip(Trip(EndReason.OUT_OF_MEMORY, None, None), self.step + 1)
+                self.report.trip(Trip(EndReason.OUT_OF_MEMORY, None, None), self.step + 1)
             if self.stage.deterministic and NOT_DETERMINISTIC in str(error):
                 raise OperatorError(
                     f"deterministic — this model needs {printable(str(error).partition(NOT_DETERMINISTIC)[0], 200)},"
@@ -158,7 +151,8 @@ class Session:
                 ) from error
             raise
         finally:
-            self.scalars.close()
+            self.data_wait.close()
+            self.report.close()
             self._finish_saving()
         self.writer.finish()
         self._load_best()
@@ -181,7 +175,7 @@ class Session:
         if not self._evaluation_ends_it():
             return False
         self.trainer.state.max_steps = self.total_steps = self.requested_steps = resume.step
-        self._plan(resume.step)
+        self.report.plan(resume.step)
         return True
 
     def _load_best(self) -> None:
@@ -189,9 +183,7 @@ class Session:
         best = self.writer.best() if self.stage.load_best_model_at_end else None
         if best is None or best.step == self.step:
             return
-        here = self.last_eval if self.last_eval is not None and self.last_eval.step == self.step else None
-        value = None if here is None else self._judged(here)
-        if value is not None and best.judged is not None and (-value if self.stage.rises else value) <= best.judged:
+        if not self.evaluations.is_worse_than(best.judged, self.step):
             return  # measured at the start of this attempt, so no checkpoint has it
         self.ctx.phase(f"loading the checkpoint of step {best.step}, the best by {self.stage.metric_for_best_model}")
         self.trainer._load_from_checkpoint(str(best.path))
@@ -246,31 +238,7 @@ class Session:
 
     def result(self) -> dict[str, float]:
         """Metrics of the finished stage."""
-        model = self.task.model
-        metrics: dict[str, float | None] = {
-            "loss": self.counters.mean_recent_loss,
-            "steps": self.step,
-            "tokens": self.counters.tokens,
-            "loss_tokens": self.counters.loss_tokens,
-            "tokens_per_second": self.counters.tokens_per_second,
-            "samples_per_second": self.counters.samples_per_second,
-            "examples": self.task.examples,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        }
-        metrics |= self.counters.mean_recent_metrics | self._utilization(self.counters.tokens_per_second)
-        if self.last_eval is not None:
-            metrics["eval_loss"] = self.last_eval.loss
-            metrics["eval_perplexity"] = self.last_eval.perplexity
-            metrics |= {f"eval_{name}": value for name, value in self.last_eval.metrics.items()}
-        metrics |= {name.partition("/")[2]: value for name, value in peak_memory(self.trainer.args.device).items()}
-        metrics["output_step"] = self.step
-        if self.output is not None and self.output.eval_loss is not None:
-            metrics |= self.output.position.get("evaluated") or {}
-            metrics["output_step"] = self.output.step
-            metrics["eval_loss"] = self.output.eval_loss
-            metrics["eval_perplexity"] = perplexity(self.output.eval_loss) if self.task.method is None else None
-        return {name: float(value) for name, value in metrics.items() if value is not None}
+        return self.report.result(self.step, self.evaluations.last, self.output, self.trainer.args.device)
 
     # Called by the Trainer, in the order of a step.
 
@@ -283,7 +251,7 @@ class Session:
         """Replace Trainer's number of steps by the stage's, which an operator may have changed."""
         self.trainer.state.max_steps = self.total_steps
         self.trainer.state.num_train_epochs = math.ceil(self.stage.num_train_epochs)
-        self._plan(self.total_steps)
+        self.report.plan(self.total_steps)
         seed_process(self.stage.seed, self.resumed_step, self.world)
         if self._owes_evaluation and self.point is not None:
             # The evaluation is known now. Trainer has not loaded the random states of the checkpoint yet.
@@ -340,7 +308,7 @@ class Session:
         window = measured.window
         step_s = time.monotonic() - window.began_s
         self.counters.add_step(measured.loss, window.tokens, window.loss_tokens, step_s, measured.metrics, window.rows)
-        self._emit(self._step_event(measured, state.global_step, float(state.epoch or 0.0), step_s))
+        self.report.step(measured, state.global_step, float(state.epoch or 0.0), step_s, self.trainer.args.device)
         if measured.skipped:
             self.ctx.warn(
                 f"step {state.global_step} changed no weight: a gradient overflowed float16 at loss scale"
@@ -380,32 +348,9 @@ class Session:
 
     def _evaluation_ends_it(self) -> bool:
         """Evaluate; whether early stopping ends the training at this step."""
-        known = self.last_eval is not None and self.last_eval.step == self.step
+        known = self.evaluations.of(self.step) is not None
         found = self.evaluate()
-        value = None if found is None or known else self._judged(found)
-        if value is None or not self.early_stopping.note(self.step, value):
-            return False
-        if self.step >= self.last_step:
-            return False
-        metric, best = self.stage.metric_for_best_model, quantities.loss(self.early_stopping.best)
-        self.ctx.warn(
-            f"early stopping at step {self.step}: {metric} has not improved on {best}, of step"
-            f" {self.early_stopping.best_step}, in {self.early_stopping.failures} evaluations; the stage ends here"
-        )
-        return True
-
-    def _judged(self, found: Evaluated) -> float | None:
-        """The value of `metric_for_best_model` in an evaluation; None where it was not measured."""
-        own = {"eval_loss": found.loss, "eval_perplexity": found.perplexity}
-        name = self.stage.metric_for_best_model
-        return own[name] if name in own else found.metrics.get(name.removeprefix("eval_"))
-
-    def _judged_for_the_best(self, found: Evaluated) -> dict[str, Any] | None:
-        """What decides which checkpoint is the best, if it is not the lowest eval_loss."""
-        name, rises = self.stage.metric_for_best_model, self.stage.rises
-        if (name, rises) == ("eval_loss", False):
-            return None
-        return {"metric": name, "greater_is_better": rises, "value": self._judged(found)}
+        return found is not None and not known and self.evaluations.end_the_training(found, self.step, self.last_step)
 
     def _end_by_guard(self) -> None:
         """Save and end the attempt if a guard asks for it after this step.
@@ -421,7 +366,7 @@ class Session:
         if trip is None:
             return
         saved = f"checkpoint step-{self.step} is saved" if self.save() else "the checkpoint could not be written"
-        self._note_trip(trip, self.step)
+        self.report.trip(trip, self.step)
         if trip.guard != NO_IMPROVEMENT:
             limit = quantities.duration(trip.limit or 0.0)
             raise StopRequested(f"{trip.guard}: the attempt has trained for its {limit}; {saved}")
@@ -446,72 +391,51 @@ class Session:
         """
         if self.writer.last_step != self.step:
             self.ctx.phase(PHASE_SAVING)
-        measured_here = self.last_eval is not None and self.last_eval.step == self.step
-        evaluation_follows = evaluation_follows and not measured_here
-        eval_loss = self.last_eval.loss if self.last_eval and measured_here else None
+        measured = self.evaluations.of(self.step)
         plan: dict[str, Any] = {
             "planned_steps": self.planned_steps,
             "requested_steps": self.requested_steps,
             **self.watch.saved(),
+            **self.evaluations.early_stopping.saved(),
+            **self.evaluations.recorded(self.step),
         }
-        plan |= self.early_stopping.saved()
-        if self.last_eval is not None and measured_here:
-            plan["evaluated"] = {f"eval_{name}": value for name, value in self.last_eval.metrics.items()}
-            plan["judged"] = self._judged_for_the_best(self.last_eval)
         self.counters.suspect = self.watch.suspect
-        self.scalars.flush()
+        self.report.flush()
         return self.writer.commit(
-            self.trainer, self.counters, eval_loss, plan, evaluation_follows=evaluation_follows, wait=wait
+            self.trainer,
+            self.counters,
+            None if measured is None else measured.loss,
+            plan,
+            evaluation_follows=evaluation_follows and measured is None,
+            wait=wait,
         )
 
     def evaluate(self) -> Evaluated | None:
         """The loss on the val split now; None without a val split. Draws no random numbers."""
-        score = self._score
-        if score is None:
+        if not self.task.evaluates:
             return None
-        if self.last_eval is not None and self.last_eval.step == self.step:
-            return self.last_eval
+        known = self.evaluations.of(self.step)
+        if known is not None:
+            return known
         self.ctx.phase(PHASE_EVALUATING)
-        scored = self._scored(score)
-        self.last_eval = Evaluated(
-            stage=self.ctx.stage_name,
-            attempt=self.ctx.attempt,
-            step=self.step,
-            loss=scored.loss,
-            perplexity=perplexity(scored.loss) if self.task.method is None else None,
-            tokens=scored.tokens,
-            protocol=scored.protocol + (", bf16" if self.task.bf16 else ", fp16" if self.task.fp16 else ""),
-            metrics=scored.metrics,
-        )
-        self._emit(self.last_eval)
-        self.watch.note_evaluation(self.step, scored.loss)
-        return self.last_eval
-
-    def _scored(self, score: Callable[[], Scored]) -> Scored:
-        """The result of an evaluation; before one that memory cannot hold ends the attempt, the steps are saved."""
         try:
-            with uncompiled(), self._autocast():
-                return score()
+            found = self.evaluations.measure(self.trainer, self.step)
         except Exception as error:
             if exhausted_memory(error):
-                traceback.clear_frames(error.__traceback__)
-                if self.trainer.optimizer is not None:  # else the training has not begun
-                    with suppress(Exception):
-                        self.save(evaluation_follows=True)
-                self.ctx.phase_name = PHASE_EVALUATING
+                self._save_before_the_end(error)
             raise
+        if found is not None and found.loss is not None:
+            self.report.emit(found)
+            self.watch.note_evaluation(self.step, found.loss)
+        return found
 
-    @property
-    def _score(self) -> Callable[[], Scored] | None:
-        """Measures on the val split; None without one."""
-        method, val, model, way = self.task.method, self.task.val, self.task.model, self.task.arrangement
-        if method is not None:
-            return None if method.evaluate is None else partial(method.evaluate, self.trainer, self.fitting)
-        if val is None:
-            return None
-        return lambda: Scored(
-            *token_weighted_loss(model, val, arrangement=way, fitting=self.fitting, world=self.world), val.protocol, {}
-        )
+    def _save_before_the_end(self, error: Exception) -> None:
+        """An evaluation that memory cannot hold ends the attempt: its steps are saved before."""
+        traceback.clear_frames(error.__traceback__)
+        if self.trainer.optimizer is not None:  # else the training has not begun
+            with suppress(Exception):
+                self.save(evaluation_follows=True)
+        self.ctx.phase_name = PHASE_EVALUATING
 
     def sample(self, prompt: str = "") -> bool:
         """Generate text now, from this prompt or from the recipe's; False where the stage cannot."""
@@ -520,11 +444,8 @@ class Session:
         if not self.world.is_first and not is_sharded(self.task.model):
             return True  # the first process generates it alone; a divided model needs all of them
         self.ctx.phase(PHASE_SAMPLING)
-        with uncompiled(), self._autocast():
+        with uncompiled(), autocast(self.trainer.args.device, bf16=self.task.bf16, fp16=self.task.fp16):
             return self.task.sample(self.step, prompt)
-
-    def _autocast(self) -> Any:
-        return autocast(self.trainer.args.device, bf16=self.task.bf16, fp16=self.task.fp16)
 
     def set_learning_rate(self, peak: float) -> float:
         """Set the peak of the schedule, from the next step on; returns the learning rate of the next step."""
@@ -539,11 +460,8 @@ class Session:
         self.trainer.state.max_steps = last
         self.schedule.total = last
         apply_now(self.trainer.lr_scheduler)
-        self._plan(last)
+        self.report.plan(last)
         return last
-
-    def _plan(self, steps: int) -> None:
-        self.ctx.emit(StepsPlanned(stage=self.ctx.stage_name, attempt=self.ctx.attempt, total_steps=steps))
 
     def _restore(self, manifest: dict[str, Any], step: int) -> None:
         self.counters.restore(manifest)
@@ -551,7 +469,7 @@ class Session:
         position = manifest.get("position") or {}
         self._owes_evaluation = bool(position.get(EVALUATION_DUE)) and self.eval_every is not None
         self.watch.restore(position)
-        self.early_stopping.restore(position)
+        self.evaluations.early_stopping.restore(position)
         if position.get("planned_steps", self.planned_steps) == self.planned_steps:
             # Otherwise a resume has changed the number of steps since. Older checkpoints could only lower it.
             self.requested_steps = position.get("requested_steps", position.get("lowered_to"))
@@ -563,67 +481,16 @@ class Session:
                 f"set max_steps or num_train_epochs to at least {step} steps, or resume from an earlier checkpoint",
             )
 
-    def _step_event(self, measured: Measured, step: int, epoch: float, step_s: float) -> Step:
-        return Step(
-            stage=self.ctx.stage_name,
-            attempt=self.ctx.attempt,
-            step=step,
-            epoch=epoch,
-            loss=measured.loss,
-            learning_rate=measured.learning_rate,
-            grad_norm=None if measured.skipped else measured.grad_norm,
-            tokens=self.counters.tokens,
-            loss_tokens=self.counters.loss_tokens,
-            step_s=step_s,
-            data_wait_s=measured.window.data_wait_s,
-            metrics={
-                **measured.metrics,
-                **({} if measured.loss_scale is None else {"loss_scale": measured.loss_scale}),
-                **peak_memory(self.trainer.args.device),
-                **self._utilization(measured.window.tokens / step_s if step_s > 0 else None),
-            },
-        )
-
-    def _utilization(self, tokens_per_second: float | None) -> dict[str, float]:
-        of_one = None if tokens_per_second is None else tokens_per_second / self.world.size  # the peak is one device's
-        found = None if self.task.utilization is None else self.task.utilization.of(of_one)
-        return {} if found is None else {"mfu": found}
-
     def _refuse(self, trip: Trip, measured: Measured) -> None:
         step = self.step + 1
         self.counters.all_finite = False
         epoch = float(self.trainer.state.epoch or 0.0)
-        self._emit(self._step_event(measured, step, epoch, time.monotonic() - measured.window.began_s))
-        self._note_trip(trip, step)
+        step_s = time.monotonic() - measured.window.began_s
+        self.report.step(measured, step, epoch, step_s, self.trainer.args.device)
+        self.report.trip(trip, step)
         limit = "" if trip.limit is None else f", over the limit {quantities.exact(trip.limit)}"
         raise GuardTrippedError(
             f"{trip.guard} at step {step}: {quantities.number(trip.value, 6)}{limit}"
             f"{of_one_process(measured.losses)}; the step was not applied"
             + ("" if self.step > self.resumed_step else damage(self.trainer.model))
         )
-
-    def _emit(self, event: Step | Evaluated) -> None:
-        self.ctx.emit(event)
-        self.scalars.take(event)
-
-    def _note_trip(self, trip: Trip, step: int) -> None:
-        if not self.world.is_first and trip.guard != EndReason.OUT_OF_MEMORY:
-            return  # all processes judge the same numbers; memory is each one's own
-        self.ctx.emit(
-            GuardTripped(
-                stage=self.ctx.stage_name,
-                attempt=self.ctx.attempt,
-                guard=trip.guard,
-                step=step,
-                value=trip.value,
-                limit=trip.limit,
-            )
-        )
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss); infinity when it exceeds the range of a float."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf

@@ -106,7 +106,7 @@ def prepare(at: str, step: int, count: int) -> None:
     from engines.training.saves.staging import _Copies
     from engines.training.saving import CheckpointWriter
     from engines.training.session import Session
-    from engines.training.trainer import EngineMixin
+    from engines.training.steps.mixin import EngineMixin
 
     countdown = Countdown(count)
 

@@ -98,7 +98,9 @@ def _parts(session: Any) -> dict[str, Any]:
         "steps": (session.planned_steps, session.save_every, session.eval_every, session.task.sample_steps),
         "scored": _held_out(session),
         "guards": _guards(session),
-        "patience": [session.early_stopping.note(step, loss) for step, loss in enumerate((2.0, 1.99, 1.9, 1.9, 1.9))],
+        "patience": [
+            session.evaluations.early_stopping.note(step, loss) for step, loss in enumerate((2.0, 1.99, 1.9, 1.9, 1.9))
+        ],
     }
     set_seed(0)
     found["samples"] = _samples(session)
@@ -169,7 +171,7 @@ def _held_out(session: Any) -> Any:
     """The batches of the val split and the words that say how they are scored."""
     held_out = getattr(session.trainer, "held_out", None)
     if held_out is not None and session.eval_every is not None:
-        scored = session._score()
+        scored = session.evaluations.score(session.trainer)()
         return [len(batch) for batch in held_out.batches], scored.protocol, scored.tokens
     val = session.task.val
     return None if val is None else ([batch.input_ids.tolist() for batch in val], val.protocol)

@@ -49,7 +49,7 @@ class _Losses:
     """Held-out losses by step, in place of those of a model that is too small to overfit."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, losses: dict[int, float]) -> None:
-        from engines.training import session
+        from engines.training import evaluations, session
 
         self.now: Any
         begin = session.Session.__init__
@@ -63,7 +63,7 @@ class _Losses:
         def loss(*_args: Any, **_more: Any) -> tuple[float, int]:
             return losses[self.now.step], 5
 
-        monkeypatch.setattr(session, "token_weighted_loss", loss)
+        monkeypatch.setattr(evaluations, "token_weighted_loss", loss)
 
 
 LOSSES = {2: 3.0, 4: 2.0, 6: 2.5, 8: 2.4, 10: 2.1, 12: 1.0}

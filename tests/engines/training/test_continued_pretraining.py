@@ -70,7 +70,7 @@ def rows_of(batch: dict[str, Any]) -> list[list[int]]:
 
 def batches_of(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The batches that a training will take."""
-    from engines.training import trainer
+    from engines.training.steps import trainer
 
     seen: list[dict[str, Any]] = []
     step = trainer.EngineTrainer.training_step

@@ -171,7 +171,7 @@ def test_a_guard_that_trips_in_every_attempt_ends_the_run_after_those_that_the_r
 def test_a_spike_is_retried_from_before_it_began(
     tmp_path: Path, data: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engines.training.trainer import EngineMixin
+    from engines.training.steps.mixin import EngineMixin
 
     before = EngineMixin.compute_loss
 

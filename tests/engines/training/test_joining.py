@@ -57,16 +57,16 @@ def test_a_stage_with_joined_micro_batches_has_the_same_losses_in_fewer_passes(
     turns = [{"role": "user", "content": "f?"}, {"role": "assistant", "content": "y" * 60}]
     with (messages / "train.jsonl").open("a") as file:
         file.write(json.dumps({"messages": turns, "group": "a.py", "question": "docstring"}) + "\n")
-    trainer: Any = importlib.import_module("engines.training.trainer")
+    rows: Any = importlib.import_module("engines.training.steps.rows")
     session: Any = importlib.import_module("engines.training.session")
     passes: list[tuple[int, ...]] = []
-    inside = trainer.rows_in_sequence
+    inside = rows.rows_in_sequence
 
     def counted(lengths: tuple[int, ...]) -> Any:
         passes.append(tuple(lengths))
         return inside(lengths)
 
-    monkeypatch.setattr(trainer, "rows_in_sequence", counted)
+    monkeypatch.setattr(rows, "rows_in_sequence", counted)
     stage = {**FINETUNE, "lora_dropout": 0.0, "max_steps": 3, "max_length": 128, "per_device_train_batch_size": 1}
     stage |= {"gradient_accumulation_steps": 6}
 

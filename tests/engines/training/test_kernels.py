@@ -134,7 +134,7 @@ def test_a_resume_in_bfloat16_of_a_checkpoint_from_before_blocks_says_so(
 def test_a_kernel_that_is_not_deterministic_is_named_with_the_field(
     tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engines.training.trainer import EngineTrainer
+    from engines.training.steps.trainer import EngineTrainer
 
     def forbidden(*_: Any, **__: Any) -> Any:
         torch.empty(3).put_(torch.tensor([0]), torch.tensor([1.0]), accumulate=False)

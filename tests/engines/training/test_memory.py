@@ -87,12 +87,12 @@ def test_an_evaluation_that_memory_does_not_hold_is_divided_and_gives_the_same_l
 def test_before_an_evaluation_that_no_memory_holds_ends_the_attempt_the_steps_are_saved(
     tmp_path: Path, model: Path, messages: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engines.training import session
+    from engines.training import evaluations
 
     def never(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(session, "token_weighted_loss", never)
+    monkeypatch.setattr(evaluations, "token_weighted_loss", never)
     stage = {**FINETUNE, "eval_steps": 2, "save_steps": 100, "max_steps": 5}
     ctx = context(tmp_path, stage, {"model": model, "data": messages})
     with pytest.raises(MemoryError):

@@ -8,7 +8,7 @@ import pytest
 import trl
 from transformers import Trainer
 
-from engines.training.trainer import EngineMixin
+from engines.training.steps.mixin import EngineMixin
 
 OWN = {"of_all_processes", "_measure_over_processes", "_made_optimizer"}
 """Methods of the mixin alone, that no trainer may have."""

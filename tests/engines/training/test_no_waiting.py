@@ -19,6 +19,7 @@ from engines.training.arguments import training_arguments
 from engines.training.devices import peak_memory
 from engines.training.loss import Example, one_sequence, pad_batch
 from engines.training.precision import keep_input_types
+from engines.training.reports import report
 from recipes.stages.pretrain import PretrainStage
 from tests.engines.training.attempts import context, of_kind, run_stage, trajectory
 from tests.engines.training.tiny import FINETUNE, PRETRAIN
@@ -127,7 +128,7 @@ def test_the_peak_of_torch_s_allocator_is_in_each_step_on_a_gpu(
     assert peak_memory(torch.device("cpu")) == {}
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: 3 << 30)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 4 << 30)
-    monkeypatch.setattr(sessions, "peak_memory", lambda _device: peak_memory(torch.device("cuda")))
+    monkeypatch.setattr(report, "peak_memory", lambda _device: peak_memory(torch.device("cuda")))
     ctx = context(tmp_path, {**PRETRAIN, "max_steps": 2}, {"data": tokens})
     result = run_stage(ctx)
     expected = {"cuda/peak_allocated_bytes": float(3 << 30), "cuda/peak_reserved_bytes": float(4 << 30)}

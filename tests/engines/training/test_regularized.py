@@ -54,7 +54,7 @@ def test_with_smoothed_labels_the_loss_is_that_of_the_formula_and_evaluations_st
     import torch
     from transformers import AutoModelForCausalLM
 
-    from engines.training import trainer
+    from engines.training.steps import trainer
 
     batches: list[Any] = []
     inputs = {"model": model, "data": messages}

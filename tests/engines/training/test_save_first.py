@@ -16,7 +16,7 @@ from engines.events.results import Evaluated
 from engines.events.steps import CheckpointCommitted
 from engines.events.writers import Warned
 from engines.run_dir.paths import RunDir
-from engines.training import session
+from engines.training import evaluations
 from engines.training.loss import token_weighted_loss
 from tests.engines.training.attempts import context, of_kind, resume_point, run_stage, trajectory
 from tests.engines.training.tiny import FINETUNE, PRETRAIN, weights_sha256
@@ -39,7 +39,7 @@ class Ends:
                 raise StopRequested("within the evaluation")
             return token_weighted_loss(*args, **more)
 
-        monkeypatch.setattr(session, "token_weighted_loss", measured)
+        monkeypatch.setattr(evaluations, "token_weighted_loss", measured)
 
 
 def order(ctx: Any, step: int, attempt: int = 1) -> list[str]:

@@ -14,7 +14,7 @@ from engines.events.results import Evaluated
 from engines.events.steps import Step
 from engines.events.writers import Warned
 from engines.run_dir.paths import RunDir
-from engines.training.scalars import scalars_of
+from engines.training.reports.scalars import scalars_of
 from recipes.stages.training import training_needs
 from tests.engines.training.attempts import context, of_kind, resume_point, run_stage
 from tests.engines.training.tiny import PRETRAIN

@@ -19,7 +19,7 @@ from engines.look.step_answer import Segment
 from engines.look.steps import Stream, first_difference
 from engines.run_dir.paths import RunDir
 from engines.stage_file import FORMAT, StageFile, StageInput
-from engines.training.trainer import EngineMixin
+from engines.training.steps.mixin import EngineMixin
 from engines.words import ExitCode
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import fresh, tokenizer_of, tokens_of, write_tree

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from recipes.problems import OperatorError
 from tests.engines.labels.labelling import labelled
 from tests.engines.training.attempts import committed_steps, context, of_kind, run_stage, trajectory
 from tests.engines.training.tiny import FINETUNE, PRETRAIN, write_messages, write_tokens
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.torch
 
@@ -374,3 +376,14 @@ def test_the_same_seed_gives_the_same_training_and_another_seed_another(tmp_path
         run_stage(ctx)
     first, second, other = (trajectory(ctx, 1) for ctx in contexts)
     assert first == second != other
+
+
+def test_a_training_that_has_ended_leaves_no_thread_that_watches_its_data(
+    tmp_path: Path, model: Path, messages: Path
+) -> None:
+    before = set(threading.enumerate())
+    run_stage(context(tmp_path, {**FINETUNE, "max_steps": 2}, {"model": model, "data": messages}))
+    own = [thread for thread in threading.enumerate() if thread not in before and thread.name == "data-wait"]
+    for thread in own:
+        thread.join(PATIENCE_S)
+    assert [thread.name for thread in own if thread.is_alive()] == []

@@ -146,7 +146,7 @@ def test_a_training_whose_time_is_over_saves_and_stops_and_a_resume_continues_it
 def test_a_spike_is_refused_before_the_weights_have_it_and_checkpoints_of_its_begin_are_not_healthy(
     tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engines.training.trainer import EngineTrainer
+    from engines.training.steps.trainer import EngineTrainer
 
     before = EngineTrainer.compute_loss
 

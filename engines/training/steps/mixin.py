@@ -15,40 +15,28 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
 
 from engines.artifacts.sharded import is_in_shards
 from engines.context import StageContext
 from engines.data_wait import DataWait
-from engines.forward.arrangement import PADDED, Arrangement
-from engines.forward.joining import has_rows, join
-from engines.forward.label_loss import (
-    FILLER,
-    LOSS_TOKENS,
-    OWN_KEYS,
-    REAL_TOKENS,
-    LabelLoss,
-    has_standard_loss,
-    rows_of,
-)
-from engines.forward.rows_attention import rows_in_sequence
-from engines.ranks.placement import Placement, keep_whole_states, place, require_strategy, strategy_asked, whole
+from engines.forward.label_loss import FILLER, LOSS_TOKENS, REAL_TOKENS
+from engines.ranks.placement import Placement, keep_whole_states, place, require_strategy, whole
 from engines.ranks.share import SharedBatches, SharedDataset, collate_shared
 from engines.ranks.states import load_divided, own_random_states
 from engines.training.faults import Faults
 from engines.training.optimizers.loss_scale import LossScale
 from engines.training.optimizers.muon import muon_of
-from engines.training.precision import autocast
 from engines.training.saves.from_shards import load_training, load_weights
 from engines.training.schedule import Schedule, schedule_for, schedule_of
+from engines.training.steps.measured import Measured, Window, rows_in
 from engines.world import World
 from recipes.stages.training import MUON, TrainingFields
 
@@ -63,55 +51,6 @@ for _name in (
 
 _SETTINGS = ("weight_decay", "betas", "eps")
 """Settings of the optimizer that fields decide."""
-
-
-@dataclass
-class Window:
-    """The measurements of one optimizer step so far: an accumulation window of micro-batches."""
-
-    began_s: float = 0.0
-    data_wait_s: float = 0.0
-    tokens: int = 0
-    loss_tokens: int = 0
-    rows: int = 0
-    losses: list[torch.Tensor] = field(default_factory=list)
-    sums: dict[str, list[torch.Tensor]] = field(default_factory=dict)
-    weights: dict[str, list[torch.Tensor]] = field(default_factory=dict)
-
-    def measure(self, name: str, values: torch.Tensor, weight: torch.Tensor | None = None) -> None:
-        """Add what the method measured in a micro-batch; the step's event has its mean over the window.
-
-        Args:
-            name: the series, as the method's own library names it (`rewards/margins`).
-            values: the measured values, of any shape; they stay on the device.
-            weight: how many things `values`, a sum, was measured of; None: each of `values` counts once.
-        """
-        values = values.detach()
-        count = torch.tensor(float(values.numel()), device=values.device) if weight is None else weight.detach()
-        self.sums.setdefault(name, []).append(values.double().sum())
-        self.weights.setdefault(name, []).append(count.double().sum())
-
-    def means(self) -> dict[str, torch.Tensor]:
-        """What the method measured, as means over the window, on the device."""
-        return {n: torch.stack(sums).sum() / torch.stack(self.weights[n]).sum() for n, sums in self.sums.items()}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The measurements of a step before the optimizer applies it. `learning_rate` is the one it would use, `metrics`
-    what the training's method measured, `losses` the parts of the loss by process, `asked` whether a request or a
-    signal waited in any of several processes. In float16, `loss_scale` is that of the step, and `skipped` says that the
-    optimizer leaves the step out, because a gradient overflowed at this scale."""
-
-    loss: float
-    grad_norm: float
-    learning_rate: float
-    window: Window
-    metrics: dict[str, float] = field(default_factory=dict)
-    losses: tuple[float, ...] = ()
-    asked: bool = False
-    loss_scale: float | None = None
-    skipped: bool = False
 
 
 class StepListener(Protocol):
@@ -186,7 +125,7 @@ class EngineMixin:
             mask, known = batch.get("attention_mask"), batch.get(REAL_TOKENS)
             padded = batch["input_ids"].numel() if mask is None or known is not None else int(mask.sum())
             self.window.tokens += padded if known is None else known
-            self.window.rows += 0 if FILLER in batch else _rows_in(batch)
+            self.window.rows += 0 if FILLER in batch else rows_in(batch)
         # The collate function has counted them: to read `items`, the processor would wait for the device.
         counts = [batch.get(LOSS_TOKENS) for batch in batches]
         known_tokens = None if None in counts else sum(count for count in counts if count is not None)
@@ -224,7 +163,7 @@ class EngineMixin:
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own loss; a test fault can change it."""
         if self.session.ctx.test_faults:
-            rows = _rows_in(args[1])
+            rows = rows_in(args[1])
             checkpointing = self.session.ctx.stage.gradient_checkpointing
             self.session.faults.allocate(self.state.global_step + 1, rows, checkpointing=checkpointing)
         loss = self.placement.forward(partial(super().compute_loss, *args, **kwargs))  # type: ignore[misc]
@@ -375,159 +314,3 @@ def _in_training_mode(model: torch.nn.Module, *, every_module: bool) -> Iterator
         yield
     finally:
         del model.train
-
-
-def _rows_in(batch: dict[str, Any]) -> int:
-    """The rows of a micro-batch, which may be one sequence of several."""
-    if "lengths" in batch:
-        return len(batch["lengths"])
-    return int(next(value for value in batch.values() if torch.is_tensor(value)).shape[0])
-
-
-class RowsMixin:
-    """The loss of rows without padding, with logits where a label is; set `arrangement` and `label_loss` before
-    `train`.
-
-    A batch that is one sequence of several rows has their `lengths`. The loss of each micro-batch is divided by the
-    labels of the accumulation window, so it does not depend on the arrangement.
-    """
-
-    args: TrainingArguments
-    placement: Placement
-    of_all_processes: Callable[[torch.Tensor | int | None], torch.Tensor | int | None]
-    arrangement: Arrangement = PADDED
-    label_loss: LabelLoss | None = None
-    most_tokens: int | None = None
-    """Tokens of the longest sequence of joined micro-batches; None joins none."""
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Any]], torch.Tensor | int | None]:
-        """Fetch a window; micro-batches with short rows share a pass through the model."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
-        if self.most_tokens is None or self.label_loss is None or items is None:
-            return batches, items
-        return join(batches, self.most_tokens), items
-
-    def training_step(
-        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
-    ) -> torch.Tensor:
-        """Forward and backward of one micro-batch, or of each of its rows where the model cannot take them at once."""
-        step = super().training_step  # type: ignore[misc]
-        if "lengths" not in inputs:
-            whole: torch.Tensor = step(model, inputs, num_items_in_batch)
-            return whole
-        if not has_rows(inputs):  # its rows are in another micro-batch
-            return torch.zeros((), device=self.args.device)
-        if self.arrangement.way == "row by row":
-            return self._row_by_row(step, model, rows_of(inputs), num_items_in_batch)
-        with rows_in_sequence(inputs["lengths"]):  # until the backward pass has ended: it may compute forward again
-            packed: torch.Tensor = step(model, inputs, num_items_in_batch)
-        return packed
-
-    def _row_by_row(self, step: Any, model: Any, rows: list[dict[str, torch.Tensor]], items: Any) -> torch.Tensor:
-        """The passes of single rows; gradients of all processes come together in the last one only."""
-        losses = []
-        for number, row in enumerate(rows, 1):
-            with self.placement.synced(last=number == len(rows)):
-                losses.append(step(model, row, items))
-        return torch.stack(losses).sum()
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Sum over the labels, divided by those of the window; the model's own loss where it has another one."""
-        items = kwargs.get("num_items_in_batch")
-        if self.label_loss is None or items is None or kwargs.get("return_outputs"):
-            given = {name: value for name, value in inputs.items() if name not in OWN_KEYS}
-            if items is not None:
-                kwargs["num_items_in_batch"] = self.of_all_processes(items)
-            return super().compute_loss(model, given, *args, **kwargs)  # type: ignore[misc]
-        smoothing = float(self.args.label_smoothing_factor)
-        with autocast(self.args.device, bf16=bool(self.args.bf16), fp16=bool(self.args.fp16)):
-            total = self.label_loss.total(model, inputs, smoothing)
-            counted: Any = self.of_all_processes(items)
-            return total / counted
-
-
-class EpochOrder(Sampler[int]):
-    """Indices in an order that depends on the epoch only; a resume takes the same one. The data loader sets the
-    epoch."""
-
-    def __init__(self, order: Callable[[int], list[int]], examples: int) -> None:
-        self._order, self._examples, self._epoch = order, examples, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the number of the epoch that is iterated next."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._examples
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._order(self._epoch))
-
-
-class EngineTrainer(EngineMixin, RowsMixin, Trainer):
-    """The Trainer of both engines."""
-
-    order: Callable[[int], list[int]] | None = None
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.order is None:
-            return super()._get_train_sampler(train_dataset)
-        return EpochOrder(self.order, len(train_dataset or self.train_dataset))
-
-
-class StepCallback(TrainerCallback):
-    """Forwards Trainer's callbacks to the session."""
-
-    def __init__(self, session: StepListener) -> None:
-        self._session = session
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Trainer has computed its number of steps."""
-        self._session.train_begins()
-
-    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """The gradients are clipped, and the weights still those of the step before."""
-        self._session.before_update()
-
-    def on_optimizer_step(self, *_: Any, optimizer: Any = None, **__: Any) -> None:
-        """The optimizer has stepped, or has left the step out."""
-        if optimizer is not None:
-            LossScale.count_as_step(optimizer)
-
-    def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """The optimizer has stepped and the step is counted."""
-        self._session.after_optimizer_step()
-        # Trainer's own callback has compared the step with the plan before a request could change it.
-        control.should_training_stop = state.global_step >= state.max_steps
-        return control
-
-
-def build_trainer(
-    session: StepListener,
-    model: torch.nn.Module,
-    arguments: TrainingArguments,
-    dataset: Any,
-    collate: Any,
-    arrangement: Arrangement = PADDED,
-    most_tokens: int | None = None,
-) -> EngineTrainer:
-    """A Trainer that reports to the session and prints nothing."""
-    trainer = EngineTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=collate)
-    trainer.arrangement = arrangement
-    trainer.most_tokens = most_tokens
-    if has_standard_loss(model):
-        trainer.label_loss = LabelLoss(model)
-        trainer.model_accepts_loss_kwargs = True  # Trainer counts the window's labels, and `compute_loss` divides
-    connect(trainer, session)
-    return trainer
-
-
-def connect(trainer: Any, session: StepListener) -> None:
-    """Let a Trainer with the mixin report to the session, and print nothing."""
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(StepCallback(session))
-    trainer.session, trainer.world = session, session.ctx.world
-    trainer.strategy = strategy_asked(session.ctx.stage, trainer.world)
-    trainer.loss_scale = LossScale(trainer.accelerator) if trainer.args.fp16 else None
