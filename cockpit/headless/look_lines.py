@@ -32,7 +32,7 @@ def look_lines(look: StageLook, stage: StageFields) -> list[str]:
     for one in look.splits:
         lines += _in_part(one)
     if look.divided:
-        rows = ", ".join(f"{fmt.whole(rows)} rows of {name}" for name, rows in look.divided.items())
+        rows = ", ".join(f"{fmt.counted(rows, 'row')} of {name}" for name, rows in look.divided.items())
         lines.append(f"it will be divided into {rows}")
     if look.steps is not None and isinstance(stage, TrainingFields):
         evaluates = eval_every(stage, look.examples or 1) if look.evaluations else None

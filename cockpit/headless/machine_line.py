@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,31 +21,62 @@ from cockpit.text.safe_text import safe_text
 from engines.events.machine import MachineSampled
 
 GIB = 1 << 30
+LOAD_S = 1.0
 NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True)
 class MachineNow:
-    """A reading of the machine; CPU in percent of all cores, memory and disk in bytes."""
+    """A reading of the machine; CPU in percent of all cores (None: not measured yet), memory and disk in bytes."""
 
     host: str
     cores: int
-    cpu_percent: float
+    cpu_percent: float | None
     ram_used_bytes: int
     ram_total_bytes: int
     disk_free_bytes: int | None
     gpus: tuple[str, ...]
 
 
+class _Load:
+    """The load of all cores since the reading before; two readings are at least `LOAD_S` apart.
+
+    The counters of the kernel advance in hundredths of a second: a shorter time would have a load of 0 or of 100%.
+    """
+
+    def __init__(self) -> None:
+        self._times: tuple[float, float] | None = None
+        self._read_s = 0.0
+        self._percent: float | None = None
+
+    def percent(self) -> float | None:
+        """In percent, measured now or a moment ago; None before the second reading."""
+        import psutil  # imported after the first paint
+
+        now_s = time.monotonic()
+        if self._times is not None and now_s - self._read_s < LOAD_S:
+            return self._percent
+        found = psutil.cpu_times()
+        every = sum(found) - getattr(found, "guest", 0.0) - getattr(found, "guest_nice", 0.0)
+        idle = found.idle + getattr(found, "iowait", 0.0)
+        if self._times is not None and every > self._times[0]:
+            self._percent = min(100.0, max(0.0, 100 * (1 - (idle - self._times[1]) / (every - self._times[0]))))
+        self._times, self._read_s = (every, idle), now_s
+        return self._percent
+
+
+_LOAD = _Load()
+
+
 def look(runs_root: Path) -> MachineNow:
-    """Read the machine; the first CPU percentage that a process reads is 0."""
+    """Read the machine."""
     import psutil  # imported after the first paint
 
     memory = psutil.virtual_memory()
     return MachineNow(
         host=socket.gethostname(),
         cores=os.cpu_count() or 1,
-        cpu_percent=psutil.cpu_percent(interval=None),
+        cpu_percent=_LOAD.percent(),
         ram_used_bytes=memory.total - memory.available,
         ram_total_bytes=memory.total,
         disk_free_bytes=disk_free(runs_root),

@@ -6,11 +6,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 
+from cockpit.planning.memory_check import Memory
 from engines.judging.sandbox.sandbox import Sandbox
 from engines.machine.device_identity import nvidia_gpus
 from engines.processor import NO_COMPILER, NO_GPU_FOR_LIGER, cpp_compiler
 from recipes.load import LoadedRecipe
 from recipes.problems import Problem, printable
+from recipes.quantities import size
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import ComputeFields, DeviceFields, StageFields
 from recipes.stages.launch.fields import launch_of
@@ -19,6 +21,17 @@ TOO_FEW_GPUS = "each process needs a GPU of its own; got {processes} processes f
 MORE_GPUS = (
     "set launch.processes to the number of GPUs; a training keeps its rows with more gradient_accumulation_steps"
 )
+
+
+OWN_BYTES = 300 << 20
+"""Memory that each process of a stage has for itself once torch and transformers are loaded. It is less than the 330
+MiB of private pages that were measured of each of two processes of an evaluation; pages of files are shared."""
+TOO_MANY_PROCESSES = "{processes} processes take at least {needed} for themselves; {name} has {have}"
+
+
+def fewer_processes(memory_bytes: int) -> str:
+    """What to do where the processes of a stage exceed the memory."""
+    return f"set launch.processes to at most {max(1, memory_bytes // OWN_BYTES)}; processes on a CPU share its cores"
 
 
 def compute_problems(loaded: LoadedRecipe) -> list[Problem]:
@@ -43,6 +56,10 @@ def _impossible(stage: StageFields) -> Iterator[tuple[str, tuple[str, str]]]:
     processes, gpus = launch_of(stage).processes, len(stage.devices) or nvidia_gpus()
     if processes > 1 and nvidia_gpus() and processes > gpus:
         yield "launch.processes", (TOO_FEW_GPUS.format(processes=processes, gpus=gpus), MORE_GPUS)
+    memory, needed = Memory.here(), processes * OWN_BYTES
+    if processes > 1 and memory is not None and needed > memory.total:
+        words = {"processes": processes, "needed": size(needed), "name": "this machine", "have": size(memory.total)}
+        yield "launch.processes", (TOO_MANY_PROCESSES.format(**words), fewer_processes(memory.total))
     if not isinstance(stage, ComputeFields):
         return
     if stage.use_liger_kernel and not nvidia_gpus():

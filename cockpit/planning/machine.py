@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from cockpit.planning.compute_check import MORE_GPUS, TOO_FEW_GPUS
+from cockpit.planning.compute_check import MORE_GPUS, OWN_BYTES, TOO_FEW_GPUS, TOO_MANY_PROCESSES, fewer_processes
 from cockpit.planning.memory import OPTIMIZER_BYTES, SHAPE_KEYS, computes_in_bfloat16, shape_of_config
 from cockpit.planning.memory_check import Memory, StageMemory, ways_to_fit
 from cockpit.planning.stages import Plan, shape_of
@@ -257,6 +257,10 @@ def _devices(stage: DeviceFields, machine: Machine) -> Iterator[Finding]:
     processes, gpus = launch_of(stage).processes, len(stage.devices) or len(machine.gpu)
     if machine.gpu and processes > max(1, gpus):
         yield Finding("launch.processes", TOO_FEW_GPUS.format(processes=processes, gpus=gpus), MORE_GPUS)
+    needed, have = processes * OWN_BYTES, machine.memory.total
+    if not machine.gpu and processes > 1 and needed > have:
+        words = {"processes": processes, "needed": size(needed), "name": machine.name, "have": size(have)}
+        yield Finding("launch.processes", TOO_MANY_PROCESSES.format(**words), fewer_processes(have))
     if beyond:
         yield Finding("devices", f"{machine.name} has {len(machine.gpu)} GPUs; got {', '.join(beyond)}")
 

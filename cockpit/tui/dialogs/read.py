@@ -45,7 +45,12 @@ class TextScreen(ModalScreen[None]):
         body = self.query_one(VerticalScroll)
         body.focus()
         if self._at_end:
-            body.anchor()  # at the end, also after the terminal's size changed
+            self.call_after_refresh(self._keep_end, body)
+
+    def _keep_end(self, body: VerticalScroll) -> None:
+        """Stay at the end, also after the terminal's size changed; a text that fits stays at the top."""
+        if body.max_scroll_y > 0:
+            body.anchor()
 
     def action_close(self) -> None:
         self.dismiss()

@@ -112,6 +112,9 @@ def estimate(figures: Plan | None, looks: Mapping[str, StageLook], colours: dict
         ]
         pen.write(f"{safe_text(stage.name, 16):<16} ")
         pen.line(", ".join(word for word in words if word) or stage.kind, "text-muted")
+        made = [f"{one.file_type} {fmt.size(one.bytes)}" for one in figures.files if one.stage == stage.name]
+        if made:
+            pen.line(f"  about {', '.join(made)}", "text-muted")
         if stage.name in looks:
             _write_look(pen, looks[stage.name])
     pen.text.rstrip()

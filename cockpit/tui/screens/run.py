@@ -341,10 +341,11 @@ class RunScreen(Screen[None]):
             if number < len(found) and chart.display:
                 chart.chosen = with_curves and number == self.chosen
                 chart.show(found[number].make())
-        if not with_curves and stage is not None:
+        if not with_curves:
             width = self.size.width - (SIDE_WIDTH if wide else 0)
             rows = panel.size.height or 10
-            panel.show(stage_panel(stage, width, rows, colours, enlarged=self.maximised))
+            # Before the first event there is no stage: the start of a replay must not keep what stood there.
+            panel.show([] if stage is None else stage_panel(stage, width, rows, colours, enlarged=self.maximised))
         if wide:
             side.show(
                 side_column(self.state, stage, self.facts, self.playback, (SIDE_WIDTH, side.size.height), colours)

@@ -20,8 +20,9 @@ from cockpit.tui.widgets.transport import events_around
 from engines.words import IGNORED, EndReason, GateResult, Verb
 
 FACTS = (
-    ("model", "data", "adapter", "tokenizer"),
-    ("r", "lora_alpha", "lora_dropout"),
+    ("model", "data", "adapter", "tokenizer", "test_data", "baseline", "files"),
+    ("file_types", "target_bits", "checks", "answers", "max_new_tokens"),
+    ("r", "lora_alpha", "lora_dropout", "beta", "loss_type"),
     ("hidden_size", "num_hidden_layers", "num_attention_heads"),
     ("learning_rate", "lr_scheduler_type", "warmup_steps", "optim"),
     ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length"),
@@ -72,7 +73,7 @@ class _Pen:
         self.lines.append(text)
 
     def pair(self, name: str, value: str, style: str = "") -> None:
-        label = 19
+        label = 20  # of num_attention_heads, and a space
         text = Text(f"{name[: label - 1]:<{label}}", style=self.colours.get("text-muted", ""))
         text.append(safe_text(value, 200), self.colours.get(style, style))
         text.truncate(self.width, overflow="ellipsis")
@@ -85,12 +86,19 @@ def _recipe(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, An
     for group in FACTS:
         for name in group:
             value = facts.get(name)
-            if value is None:
+            if value is None or value == []:
                 continue
-            pen.pair(shorter.get(name, name), fmt.exact(value) if isinstance(value, float) else str(value))
+            pen.pair(shorter.get(name, name), _value(value))
             requested = _requested(state, stage, _REQUESTED.get(name))
             if requested:
                 pen.pair("  changed to", requested, "warning")
+
+
+def _value(value: object) -> str:
+    """A field's value as a form shows it, lists without brackets."""
+    if isinstance(value, list):
+        return ", ".join(map(_value, value))
+    return fmt.exact(value) if isinstance(value, float) else str(value)
 
 
 def _requested(state: RunState, stage: StageView, verb: Verb | None) -> str:

@@ -14,6 +14,8 @@ from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, state_glyph
 from engines.words import StageStatus
 
 LIGHT_COLOURS = {"green": "success", "yellow": "warning", "red": "error"}
+FIRST_METRICS = ("loss", "perplexity", "success", "difference", "p_value", "won_rows", "lost_rows", "forgetting")
+"""Metrics that a small panel shows before all others; of a file, the same with its file type (loss.Q8_0)."""
 _WAITING = {StageStatus.PENDING: "waiting for earlier stages", StageStatus.SKIPPED: "skipped"}
 
 
@@ -48,7 +50,10 @@ def stage_panel(
     room = height - len(lines) - 1
     if facts and room > 0:
         lines.append(Text(""))
-        lines += [_centred(line, width, "") for line in facts[:room]]
+        if len(facts) > room:
+            shown = max(0, room - 1)
+            facts = [*facts[:shown], _more(len(facts) - shown, enlarged)]
+        lines += [_centred(line, width, "") for line in facts]
     above = max(0, (height - len(lines)) // 2)
     return [Text("")] * above + lines
 
@@ -57,8 +62,7 @@ def _table(table: list[str], width: int, height: int, colours: dict[str, str], e
     """A table as a centred block, with coloured lights and the number of rows that do not fit."""
     room, shown = max(0, height), table
     if len(table) > room:
-        ways = "cockpit show lists all" if enlarged else "z enlarges, cockpit show lists all"
-        shown = [*table[: max(0, room - 1)], f"… {len(table) - max(2, room - 1)} more: {ways}"]
+        shown = [*table[: max(0, room - 1)], _more(len(table) - max(2, room - 1), enlarged)]
     left = max(0, (width - max(map(cells, table))) // 2)
     lines = []
     for words in shown:
@@ -69,6 +73,12 @@ def _table(table: list[str], width: int, height: int, colours: dict[str, str], e
                 text.stylize(colours.get(colour, ""), left + len(words) - len(light))
         lines.append(text)
     return lines
+
+
+def _more(count: int, enlarged: bool) -> str:
+    """The row below a list that does not fit."""
+    ways = "cockpit show lists all" if enlarged else "z enlarges, cockpit show lists all"
+    return f"… {count} more: {ways}"
 
 
 def _headline(stage: StageView) -> str:
@@ -112,7 +122,9 @@ def _progress(stage: StageView, width: int, colours: dict[str, str]) -> list[Tex
 def _results(stage: StageView) -> list[str]:
     if not stage.state.has_ended:
         return [_WAITING[stage.state]] if stage.state in _WAITING else []
-    lines = [f"{safe_text(name, 40)}  {_metric(name, value)}" for name, value in list(stage.metrics.items())[:24]]
+    lines = [
+        f"{safe_text(name, 40)}  {_metric(name, value)}" for name, value in sorted(stage.metrics.items(), key=_rank)
+    ]
     gates = [
         f"gate {safe_text(g.metric, 40)} {g.op} {fmt.exact(g.limit)}: {g.result} ({fmt.number(g.value)})"
         for g in stage.gates
@@ -122,6 +134,15 @@ def _results(stage: StageView) -> list[str]:
         for a in stage.artifacts
     ]
     return gates + lines + made
+
+
+def _rank(metric: tuple[str, float | None]) -> tuple[int, bool]:
+    """The results of a model come first, then what was counted; counts of things that did not occur come last."""
+    name, value = metric
+    base, _, of_file = name.partition(".")
+    if base in FIRST_METRICS:
+        return FIRST_METRICS.index(base), bool(of_file)
+    return len(FIRST_METRICS), value == 0
 
 
 def _metric(name: str, value: float | None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cockpit.planning.compute_check import compute_problems
+from cockpit.planning.memory_check import Memory
 from engines.judging.sandbox.sandbox import Sandbox
 from recipes.load import LoadedRecipe, load_recipe
 
@@ -54,3 +55,26 @@ def test_more_processes_than_gpus_are_refused_where_there_are_gpus(
     )
     (problem,) = compute_problems(load_recipe(path))
     assert problem.key == "j.launch.processes"
+
+
+def test_processes_whose_own_memory_exceeds_that_of_the_machine_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "md":
+        (tmp_path / name).mkdir()
+    path = tmp_path / "r.toml"
+    path.write_text(
+        'schema = 1\nname = "x"\n[[stage]]\nname = "e"\nkind = "evaluate"\nmodel = "./m"\ndata = "./d"\n'
+        '[stage.launch]\nprocesses = 99\nstrategy = "ddp"\n'
+    )
+    loaded = load_recipe(path)
+    has = {"bytes": 64 << 30}
+    monkeypatch.setattr(Memory, "here", lambda: None if not has["bytes"] else Memory(has["bytes"], 0))
+    assert compute_problems(loaded) == [], "memory that is not free may become free"
+    has["bytes"] = 16 << 30
+    (problem,) = compute_problems(loaded)
+    assert (problem.line, problem.key) == (9, "e.launch.processes")
+    assert problem.message == "99 processes take at least 29.0 GiB for themselves; this machine has 16 GiB"
+    assert problem.hint == "set launch.processes to at most 54; processes on a CPU share its cores"
+    has["bytes"] = 0
+    assert compute_problems(loaded) == [], "with a GPU, other memory counts"

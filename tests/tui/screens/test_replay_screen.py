@@ -9,6 +9,7 @@ import pytest
 from cockpit.replay.playback import Playback
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.screens.run import RunScreen
+from engines.events.runs import StageStarted
 from engines.events.steps import Step
 from tests.tui import journals
 from tests.tui.app_under_test import replay_app, settled, text
@@ -94,3 +95,16 @@ def _playback(app: CockpitApp) -> Playback:
     assert isinstance(app.screen, RunScreen)
     assert app.screen.playback is not None
     return app.screen.playback
+
+
+async def test_the_beginning_of_a_replay_shows_no_stage() -> None:
+    events = journals.live(40).events
+    at = next(n for n, event in enumerate(events, 1) if isinstance(event, StageStarted))
+    app = replay_app(events, at)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "S T A R T I N G" in text(app)
+        await pilot.press("home")
+        await settled(pilot)
+        assert "queued" in text(app)
+        assert "S T A R T I N G" not in text(app), "the panel of the stage that stood there before"

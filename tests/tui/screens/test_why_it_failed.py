@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
 from cockpit.cli import main
 from cockpit.runs.ending import TAIL_BYTES, console_tail, ending_of, last_lines
@@ -184,3 +185,16 @@ def test_the_list_of_a_problem_has_a_row_for_each_of_its_lines() -> None:
     ]
     assert len(wrapped_lines("x\n" * 3000, 60, 8000)) < 200
     assert wrapped_lines("abcdef", 60, 4) == ["abc…"]
+
+
+async def test_a_short_output_stands_at_the_top_and_a_long_one_shows_its_end(tmp_path: Path) -> None:
+    app = CockpitApp(tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.push_screen(TextScreen("short", Text("it is empty"), at_end=True))
+        await until_seen(pilot, "it is empty")
+        await pilot.pause()
+        rows = picture(app).splitlines()
+        title = next(number for number, row in enumerate(rows) if "│ short" in row)
+        assert "it is empty" in rows[title + 2]
+        app.push_screen(TextScreen("long", Text("\n".join(f"line {n}" for n in range(99))), at_end=True))
+        await until_seen(pilot, "line 98")

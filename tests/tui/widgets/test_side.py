@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cockpit.runs.state import RunState
 from cockpit.tui.widgets.side import side_column
 from engines.events.results import SampledText
@@ -11,11 +13,11 @@ from tests.tui.journals import Journal, live
 FACTS = {"learning_rate": 2e-4, "max_steps": 820}
 
 
-def _column(journal: Journal) -> list[str]:
+def _column(journal: Journal, facts: Mapping[str, object] = FACTS) -> list[str]:
     state = RunState()
     state.apply_all(journal.events)
     stage = next(stage for stage in state.stages if stage.name == "atlas")
-    return [line.plain.strip("│| ") for line in side_column(state, stage, FACTS, None, (44, 40), {})]
+    return [line.plain.strip("│| ") for line in side_column(state, stage, facts, None, (44, 40), {})]
 
 
 def _ask(journal: Journal, request: str, effect: str, stage: str = "atlas") -> None:
@@ -55,4 +57,14 @@ def test_a_sample_has_its_answer_on_a_row_of_its_own_and_breaks_at_words() -> No
         "The tower is in 東京都 and it is",
         "",
         "so tall. It is ␛[1mtall.",
+    ]
+
+
+def test_what_an_evaluation_tests_and_an_export_writes_is_listed_without_brackets() -> None:
+    facts = {"test_data": "questions", "checks": [], "file_types": ["F16", "Q4_K_M"], "num_attention_heads": 12}
+    lines = _column(live(), facts)
+    assert lines[1:4] == [
+        "test_data           questions",
+        "file_types          F16, Q4_K_M",
+        "num_attention_heads 12",
     ]
