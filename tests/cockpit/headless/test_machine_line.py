@@ -7,8 +7,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from cockpit.headless import machine_line
-from cockpit.headless.machine_line import LOAD_S, MachineNow, words
+from cockpit.headless.machine_line import LOAD_S, MachineNow, _Load, words
 
 
 class Times(NamedTuple):
@@ -21,9 +20,9 @@ class Times(NamedTuple):
 
 def test_a_load_is_measured_over_a_second_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s, times = [100.0], [Times(10.0, 0.0, 90.0, 0.0, 4.0)]
-    monkeypatch.setattr(machine_line.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr("cockpit.headless.machine_line.time.monotonic", lambda: now_s[0])
     monkeypatch.setattr(psutil, "cpu_times", lambda: times[0])
-    load = machine_line._Load()
+    load = _Load()
     assert load.percent() is None, "one reading of the counters has no load"
     now_s[0] += LOAD_S / 10
     times[0] = Times(10.0, 0.0, 90.01, 0.0, 4.0)

@@ -46,7 +46,7 @@ async def test_files_are_in_a_table_and_z_enlarges_it(tmp_path: Path, size: tupl
 def test_a_small_panel_begins_with_the_result_and_says_what_it_leaves_out() -> None:
     journal = begun()
     counts = {"rows": 38.0, "truncated_rows": 0.0, "dropped_rows": 0.0, "tokens": 966.0, "perplexity.Q8_0": 9.5}
-    metrics = {**counts, "loss": 2.25, "perplexity": 9.49, "success": 0.5}
+    metrics: dict[str, float | None] = {**counts, "loss": 2.25, "perplexity": 9.49, "success": 0.5}
     journal.say("sup", StageStarted(stage="questions", kind="evaluate", attempt=1), 1.0)
     journal.open("e1.questions", "engine", "questions", 1)
     journal.say("e1.questions", AttemptStarted(stage="questions", kind="evaluate", attempt=1), 1.0)
