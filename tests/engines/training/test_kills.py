@@ -46,6 +46,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {**{key: value for key, value in STAGE.items() if key not in LORA}, "output": "model"},
     "lora": STAGE,
     "packed": {**STAGE, "packing": True, "max_length": 100, "per_device_train_batch_size": 1},
+    "lora-fp16": {**STAGE, "fp16": True},
+    "full-fp16": {**{key: value for key, value in STAGE.items() if key not in LORA}, "output": "model", "fp16": True},
     "qlora": {**STAGE, "load_in_4bit": True, "optim": "adamw_8bit", "gradient_checkpointing": True},
     "dpo": {**STAGE, **{key: DPO[key] for key in ("name", "kind", "data")}, "disable_dropout": False},
     "dpo-model": {
@@ -197,13 +199,23 @@ def _values(event: Event) -> str:
     return json.dumps(values, sort_keys=True, default=str)  # floats with all their digits
 
 
-def outcome(run: RunDir, stage: str) -> tuple[str, dict[str, float | None]]:
-    """The weights of the output, and the metrics that do not measure time or memory."""
+def outcome(run: RunDir, stage: str) -> tuple[str, dict[str, float | None], Any]:
+    """The weights of the output, the metrics that do not measure time or memory, and the last state of the loss's
+    scale."""
     [done] = [event for event in read_journal(run.journal) if isinstance(event, StageSucceeded)]
     measured = ("_s", "_bytes", "_per_second")
     metrics = {name: value for name, value in done.metrics.items() if not name.endswith(measured)}
     assert verify_manifest(run.out(stage)) == []
-    return weights_sha256(run.out(stage)), metrics
+    return weights_sha256(run.out(stage)), metrics, last_scale(run, stage)
+
+
+def last_scale(run: RunDir, stage: str) -> Any:
+    """The state of the loss's scale in the newest checkpoint; None of a training that has none."""
+    import torch
+
+    newest = max(scan(run.stage_dir(stage))[0], key=lambda one: (one.step, one.attempt))
+    file = newest.path / "scaler.pt"
+    return (newest.step, torch.load(file, weights_only=True)) if file.exists() else None
 
 
 def check(
@@ -222,6 +234,7 @@ def check(
     assert all(len(values) == 1 for values in expected.values())
     assert found == expected, "every attempt computed each step and evaluation as the uninterrupted one"
     assert outcome(killed, stage["name"]) == outcome(whole, stage["name"])
+    assert (last_scale(killed, stage["name"]) is not None) == stage.get("fp16", False)
 
 
 def inputs_of(method: str, folder: Path, model: Path, messages: Path) -> dict[str, Path]:
