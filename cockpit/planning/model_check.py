@@ -117,15 +117,11 @@ def _layers(
     if found and not in_file:
         first = found[0]
         names = ", ".join(one.name for one in found if one.field == first.field)
-        raise OperatorError(
-            f"{first.field} — no {first.what} of the model has the name {printable(names, 200)}", first.hint
-        )
+        raise OperatorError(f"{first.field} — {first.what}; got {printable(names, 200)}", first.hint)
     place = next(number for number, item in enumerate(loaded.recipe.stage) if item.name == stage.name)
-    tag, what = tag_of_stage(stage), "no {} of the model has this name"
+    tag = tag_of_stage(stage)
     return [
-        loaded.source.problem(
-            ("stage", place, one.field, one.number), what.format(one.what), shown(one.name), "", one.hint, tag
-        )
+        loaded.source.problem(("stage", place, one.field, one.number), one.what, shown(one.name), "", one.hint, tag)
         for one in found
     ]
 

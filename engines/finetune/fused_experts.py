@@ -14,8 +14,11 @@ from typing import Any
 
 from peft import LoraConfig
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter
 
 from recipes.problems import OperatorError, printable
+from recipes.stages.adapter.fields import JOINED, JOINED_HINT
 
 
 def taken_for_experts(model: Any, names: Sequence[str]) -> list[str]:
@@ -52,6 +55,34 @@ def refuse_experts(model: Any, names: Sequence[str]) -> None:
             " experts cannot be merged",
             'name other linear layers, or set target_modules = "all-linear", which leaves the experts out',
         )
+
+
+def refuse_joined(model: Any, names: Sequence[str]) -> None:
+    """Refuse to train as a whole what transformers joins from several tensors of the files.
+
+    Args:
+        model: the base model.
+        names: of `modules_to_save`, each the end of the dotted name of a layer.
+
+    Raises:
+        OperatorError: a name means such a layer.
+    """
+    joined = [f".{layer}" for layer in _joined_layers(model)]
+    refused = [name for name in names if any(layer.endswith(f".{name}") for layer in joined)]
+    if refused:
+        raise OperatorError(f"modules_to_save — {printable(', '.join(refused), 200)}: {JOINED}", JOINED_HINT)
+
+
+def _joined_layers(model: Any) -> list[str]:
+    """Layers with a parameter that has no tensor of its own in the files."""
+    rules = get_model_conversion_mapping(model)
+    joined = [name for rule in rules if isinstance(rule, WeightConverter) for name in rule.target_patterns]
+    return [
+        layer
+        for layer, module in model.named_modules()
+        for parameter, _ in module.named_parameters(recurse=False)
+        if any(name in f"{layer}.{parameter}" for name in joined)
+    ]
 
 
 def _is_taken(model: Any, name: str) -> bool:

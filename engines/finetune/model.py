@@ -23,7 +23,7 @@ from engines.files import refuse_special_files
 from engines.finetune import unsloth_model
 from engines.finetune.adapted_linear import join_products
 from engines.finetune.added_tokens import ends_of
-from engines.finetune.fused_experts import is_taken_apart, refuse_experts, without_experts
+from engines.finetune.fused_experts import is_taken_apart, refuse_experts, refuse_joined, without_experts
 from engines.finetune.loftq import initialize
 from engines.json_text import read_object
 from engines.machine.returned_memory import copies_returned
@@ -307,10 +307,11 @@ def _check_names(model: Any, stage: FinetuneStage) -> None:
             f"its linear layers are {printable(', '.join(sorted(_last_parts(model))), 400)}",
         )
     names = [name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
+    refuse_joined(model, stage.modules_to_save)
     unknown = [name for name in stage.modules_to_save if not _is_end_of(name, names)]
     if unknown:
         raise OperatorError(
-            f"modules_to_save — the model has no layer named {printable(', '.join(unknown), 200)}",
+            f"modules_to_save — no layer with weights of its own is named {printable(', '.join(unknown), 200)}",
             f"its layers are {printable(', '.join(sorted({name.rpartition('.')[2] for name in names})), 400)}",
         )
 

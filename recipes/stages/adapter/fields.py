@@ -18,6 +18,9 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 """The linear layers of a Llama."""
 INITIAL = ("true", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "loftq")
 """Usual values of `init_lora_weights`."""
+JOINED = "transformers joins this layer from several tensors of the model's files, so no merge could read it"
+"""Why a layer of experts is not trained as a whole."""
+JOINED_HINT = 'name other layers, such as embed_tokens, or train all weights: output = "model"'
 _INITIAL = re.compile(r"true|gaussian|orthogonal|pissa|pissa_niter_[1-9][0-9]?|olora|loftq")
 
 

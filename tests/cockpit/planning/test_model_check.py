@@ -163,7 +163,7 @@ def test_a_target_that_the_model_lacks_is_located_before_a_run_is_made(
         check_models(load_recipe(path))
     assert caught.value.problems[0].line == 9
     text = path.read_text()
-    with pytest.raises(OperatorError, match="target_modules — no linear layer of the model has the name"):
+    with pytest.raises(OperatorError, match="target_modules — no linear layer of the model has this name; got"):
         launch_text(text + "# unsaved\n", runs_root=tmp_path / "runs", folder=tmp_path)
 
 
@@ -212,6 +212,21 @@ def test_layers_to_save_or_to_keep_unquantized_that_the_model_lacks_are_located(
     assert [problem.line for problem in caught.value.problems] == [9 + line.count("\n") + 1]
 
 
+def test_experts_to_save_are_refused_with_the_reason_of_the_engine(tmp_path: Path) -> None:
+    from recipes.stages.adapter.fields import JOINED
+
+    path = fused(tmp_path, '["qkv_proj"]')
+    path.write_text(path.read_text() + 'modules_to_save = ["mlp.experts", "down_proj", "self_attn"]\n')
+    with pytest.raises(RecipeError) as caught:
+        check_models(load_recipe(path))
+    found = [one for one in caught.value.problems if "modules_to_save" in one.key]
+    assert [(one.key, one.message) for one in found] == [
+        ("tuned.modules_to_save[0]", JOINED),
+        ("tuned.modules_to_save[1]", "no layer with weights of its own of the model has this name"),
+        ("tuned.modules_to_save[2]", "no layer with weights of its own of the model has this name"),
+    ]
+
+
 def test_an_adapter_may_be_evaluated(tmp_path: Path) -> None:
     path = recipe(tmp_path, TUNE.replace("finetune", "evaluate").replace("./model", "./tuned"))
     check_models(load_recipe(path))
@@ -226,7 +241,7 @@ def test_targets_in_a_model_that_the_recipe_trains_are_those_of_a_llama() -> Non
     check_models(
         load_recipe(demo, ['tuned.modules_to_save=["embed_tokens", "model.norm", "layers.0.input_layernorm"]'])
     )
-    with pytest.raises(RecipeError, match=r"modules_to_save\[0\] — no layer of the model"):
+    with pytest.raises(RecipeError, match=r"modules_to_save\[0\] — no layer with weights"):
         check_models(load_recipe(demo, ['tuned.modules_to_save=["wte"]']))
 
 

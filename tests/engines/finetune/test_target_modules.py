@@ -139,6 +139,27 @@ def test_a_name_that_peft_takes_for_experts_is_refused() -> None:
         adapted_in_deepseek(r".*layers\.0\.mlp\.down_proj")
 
 
+@pytest.mark.parametrize("name", ["experts", "mlp.experts"])
+def test_experts_that_transformers_joins_are_not_trained_as_a_whole(name: str) -> None:
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    from engines.finetune.model import add_adapter
+
+    config = Qwen3MoeConfig(**SIZES, moe_intermediate_size=8, num_experts=4, num_experts_per_tok=2, head_dim=8)
+
+    def adapted_with(saved: list[str]) -> Any:
+        chosen = stage(["q_proj"]).model_copy(update={"modules_to_save": saved})
+        return add_adapter(Qwen3MoeForCausalLM(config), chosen, Path())
+
+    with pytest.raises(OperatorError, match=f"modules_to_save — {name}: transformers joins this layer") as caught:
+        adapted_with([name])
+    assert "output = " in caught.value.hint
+    with pytest.raises(OperatorError, match="no layer with weights of its own is named mlp"):
+        adapted_with(["mlp"])
+    trained = {n for n, weight in adapted_with(["gate"]).named_parameters() if weight.requires_grad}
+    assert sum("gate.modules_to_save" in n for n in trained) == 2
+
+
 def test_a_pattern_selects_the_same_layers_in_a_model_with_experts() -> None:
     assert adapted_in_deepseek(r".*layers\.1\.self_attn\.o_proj") == ({"layers.1.self_attn.o_proj"}, set(), [])
 
