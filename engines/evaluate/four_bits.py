@@ -12,6 +12,17 @@ from recipes.problems import OperatorError, printable
 _TYPES = ("nf4", "fp4")
 _COMPUTE = ("float32", "bfloat16", "float16")
 
+OTHER_BASE = (
+    "the adapter was trained over a base model in 4 bits and is loaded over the 16-bit weights, as a merge has them:"
+    " answers may differ from those of the training; an evaluation has load_in_4bit for the base as trained"
+)
+
+
+def is_over_four_bits(adapter: Path) -> bool:
+    """Whether the training of an adapter loaded its base model in 4 bits."""
+    record = adapter / BASE_JSON
+    return record.is_file() and isinstance(read_object(record).get("quantization"), dict)
+
 
 def quantization_as_trained(adapter: Path) -> Any:
     """The `BitsAndBytesConfig` with which the training of an adapter loaded its base model.

@@ -17,7 +17,7 @@ from engines.artifacts.generation_config import end_ids, read_generation_config
 from engines.artifacts.manifest import MANIFEST, manifest_sha256
 from engines.artifacts.sharded import refuse_shards
 from engines.data.tokenizer_class import check_tokenizer_class
-from engines.evaluate.four_bits import keep_layout, quantization_as_trained
+from engines.evaluate.four_bits import OTHER_BASE, is_over_four_bits, keep_layout, quantization_as_trained
 from engines.exhausted_memory import exhausted_memory
 from engines.files import refuse_special_files
 from engines.json_text import read_object
@@ -69,6 +69,8 @@ def load_model(
     folder = path or cached_folder(name)
     quantization = quantization_as_trained(folder) if load_in_4bit else None
     if is_adapter(folder):
+        if quantization is None and is_over_four_bits(folder):
+            warn(f"{printable(str(folder), 400)}: {OTHER_BASE}")
         return _load_adapter(folder, warn, dtype, quantization)
     return _finished(_pretrained(folder, dtype), load_tokenizer(folder, warn), (folder,))
 

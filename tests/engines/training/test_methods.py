@@ -190,12 +190,20 @@ def test_an_adapter_over_four_bits_is_float32_and_says_how_its_base_was_loaded(
 ) -> None:
     from safetensors.torch import load_file
 
+    from engines.evaluate.four_bits import OTHER_BASE
+    from engines.evaluate.model import load_model
+
     stage = {**METHODS["qlora"], "bnb_4bit_use_double_quant": True, "optim": "adamw_8bit", "max_steps": 1}
     ctx = context(tmp_path, stage, {"model": model, "data": messages})
     run_stage(ctx)
     assert {str(tensor.dtype) for tensor in load_file(ctx.out / "adapter_model.safetensors").values()} == {
         "torch.float32"
     }
+    said: list[str] = []
+    load_model(ctx.out, "x", said.append, load_in_4bit=True)
+    assert said == []
+    load_model(ctx.out, "x", said.append)
+    assert said == [f"{ctx.out}: {OTHER_BASE}"], "over its 16-bit base it is another model"
     record = json.loads((ctx.out / "base.json").read_text())["quantization"]
     assert record["bnb_4bit_quant_type"] == "nf4"
     assert record["bnb_4bit_use_double_quant"] is True
