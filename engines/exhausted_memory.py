@@ -32,6 +32,18 @@ _MAX_LINKS = 8
 _MAX_CHARACTERS = 100_000
 
 
+class EvaluationMemoryError(MemoryError):
+    """Memory ran out in an evaluation of several processes, and every one of them raises this at the same place.
+
+    Args:
+        which: the processes, and the memory of each.
+    """
+
+    def __init__(self, which: str) -> None:
+        super().__init__("memory ran out in an evaluation")
+        self.which = which
+
+
 def exhausted_memory(error: BaseException) -> str:
     """Which memory ran out, and what was requested, by an error or by one that it was raised from; else empty."""
     link: BaseException | None = error
@@ -51,6 +63,8 @@ def in_output(text: str) -> str:
 
 
 def _of(error: BaseException) -> str:
+    if isinstance(error, EvaluationMemoryError):
+        return error.which
     text = str(error)[:_MAX_CHARACTERS]
     is_named = any(cls.__name__ in _NAMES for cls in type(error).__mro__)
     if isinstance(error, RuntimeError) or is_named:

@@ -45,6 +45,7 @@ from engines.exhausted_memory import exhausted_memory
 from engines.gates import check_gates
 from engines.inputs.at_start import record_inputs
 from engines.ranks.own import RankWriter, end_with_parent, is_of_another_rank, print_into
+from engines.run_dir.ended_attempts import remove_scratch
 from engines.run_dir.locks import Lock
 from engines.run_dir.paths import RunDir, engine_lock_of, rank_console_name, rank_lock_of
 from engines.stage_file import StageFile, StageInput, moment, present_moment, read_stage_file
@@ -68,6 +69,8 @@ def load_context(given: StageFile, stage_json: Path) -> StageContext[StageFields
     declared = _stage(given.stage, given.tag, stage_json)
     stage = _stage({**given.stage, **given.adjusted}, given.tag, stage_json) if given.adjusted else declared
     run, here = RunDir(Path(given.run_root)), world()
+    if here.local_rank == 0:
+        remove_scratch(run, stage.name, given.attempt)
     out, work = run.draft_out(stage.name, given.attempt), run.work(stage.name, given.attempt)
     if not here.is_first:  # what it writes there is not the attempt's output
         out, work = (path.with_name(f"{path.name}.rank{here.rank}") for path in (out, work))

@@ -31,11 +31,11 @@ from engines.data.tokenizing.worker import full_disk
 from engines.data.tokens_manifest import DTYPES, FORMAT, ID_FILES, TOKENIZER, TokensManifest, dtype_for
 from engines.files import file_sha256
 from engines.json_text import read_json
+from engines.run_dir.paths import PARTS
 from recipes.problems import OperatorError
 
 PART_BYTES = 16 << 20
 """Bytes of lines of a part: what a kill costs at most, for each process."""
-PARTS = "parts"
 _VERSION = 1
 """Of the content of parts; parts of another one are not used."""
 
@@ -87,7 +87,8 @@ def prepare_tokens(
         folder.mkdir()
         records = _encoded(job, encoder, earlier, processes, part_bytes, corpus_bytes(data), report)
         _write(job, encoder, records, out, shard_tokens)
-        shutil.rmtree(folder)
+        for one in (folder, *(place / PARTS for place in earlier)):
+            shutil.rmtree(one, ignore_errors=True)
     except OSError as error:
         if (known := full_disk(error, str(folder))) is None:
             raise

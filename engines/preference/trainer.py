@@ -21,6 +21,7 @@ from engines.forward.label_loss import FILLER
 from engines.preference.flat import FlatModel, ScoredTokens, rows_of_batch
 from engines.preference.reference import Reference
 from engines.preference.rows import HeldOut, Pair, PairDataset
+from engines.ranks.ran_out import RanOut
 from engines.training.fitting import Fitting
 from engines.training.steps.mixin import EngineMixin
 from engines.training.task import Scored
@@ -150,18 +151,21 @@ class PreferenceTrainer(EngineMixin, DPOTrainer):
             scored = int(inputs["completion_mask"][:, 1:].sum())
             return float(loss) * len(part), len(part), scored, self.take_measured(inputs)
 
+        ran_out = RanOut(self.world)
         try:
-            for batch in self.world.share(held_out.batches):
-                for loss, count, scored, measured in fitting.each(batch, score):
-                    total += loss
-                    pairs += count
-                    tokens += scored
-                    for name, (value, weight) in measured.items():
-                        both = sums.setdefault(name, [0.0, 0.0])
-                        both[0] += value * weight
-                        both[1] += weight
+            with ran_out:
+                for batch in self.world.share(held_out.batches):
+                    for loss, count, scored, measured in fitting.each(batch, score):
+                        total += loss
+                        pairs += count
+                        tokens += scored
+                        for name, (value, weight) in measured.items():
+                            both = sums.setdefault(name, [0.0, 0.0])
+                            both[0] += value * weight
+                            both[1] += weight
         finally:
             self.model.train(training)
+        ran_out.share()
         total, pairs, tokens, sums = self._over_all(total, pairs, tokens, sums)
         means: dict[str, float | None] = {name: whole / weight for name, (whole, weight) in sums.items()}
         return Scored(total / pairs, tokens, protocol(stage, held_out.protocol), means)

@@ -29,9 +29,12 @@ FIXTURE_FILE = "fixture.json"
 """In an export's output: the answers that another runtime must give."""
 REFUSED_FILES = "refused"
 """In an export's output: the folder of files that a proof refused, kept for inspection."""
+PARTS = "parts"
 RUN_JSON = "run.json"
 RECIPE_SHA256 = "recipe_sha256"
 _MAX_NOTE_BYTES = 4096
+_DRAFT_OUT, _WORK = "out.tmp", "work"
+_SCRATCH = re.compile(r"(out\.tmp|work)(\.rank\d+)?")
 _CHECKPOINT = re.compile(r"step-(\d{1,12})")
 
 
@@ -171,7 +174,7 @@ class RunDir:
 
     def draft_out(self, stage: str, attempt: int) -> Path:
         """Where the attempt's engine writes what becomes `out`."""
-        return self.attempt_dir(stage, attempt) / "out.tmp"
+        return self.attempt_dir(stage, attempt) / _DRAFT_OUT
 
     def refused_out(self, stage: str, attempt: int) -> Path:
         """An attempt's output that a gate refused, kept for inspection."""
@@ -179,7 +182,11 @@ class RunDir:
 
     def work(self, stage: str, attempt: int) -> Path:
         """The attempt's scratch folder."""
-        return self.attempt_dir(stage, attempt) / "work"
+        return self.attempt_dir(stage, attempt) / _WORK
+
+    def parts(self, stage: str, attempt: int) -> Path:
+        """In the scratch folder: finished parts of the stage's work, which a later attempt takes."""
+        return self.work(stage, attempt) / PARTS
 
     def tensorboard(self, stage: str) -> Path:
         """The folder of the event files of all attempts of a stage."""
@@ -310,6 +317,12 @@ class RunDir:
         return [int(folder.name) for folder in attempt_folders(self.stage_dir(stage))]
 
 
+def scratch_of(attempt_dir: Path) -> list[Path]:
+    """The folders in which the processes of an attempt write what is not final: unfinished output and scratch."""
+    found = [path for name in (_DRAFT_OUT, _WORK) for path in attempt_dir.glob(f"{name}*")]
+    return sorted(path for path in found if _SCRATCH.fullmatch(path.name))
+
+
 def is_run_dir(path: Path) -> bool:
     """Whether a folder is a run directory."""
     return (path / RUN_JSON).is_file()
@@ -332,6 +345,11 @@ def engine_lock_of(attempt_dir: Path) -> Path:
 def rank_console_name(rank: int) -> str:
     """The file, beside an attempt's `stage.json`, into which a process of a rank above 0 prints."""
     return f"console.rank{rank}.log"
+
+
+def locks_of(attempt_dir: Path) -> list[Path]:
+    """The locks of all processes of an attempt; each is held as long as its process lives."""
+    return [engine_lock_of(attempt_dir), *sorted(attempt_dir.glob("engine.rank*.lock"))]
 
 
 def rank_lock_of(attempt_dir: Path, rank: int) -> Path:

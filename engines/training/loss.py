@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from engines.forward.arrangement import PADDED, Arrangement
 from engines.forward.label_loss import IGNORED, REAL_TOKENS, LabelLoss, counted, rows_of
 from engines.forward.rows_attention import rows_in_sequence
+from engines.ranks.ran_out import RanOut
 from engines.training.fitting import Fitting, Whole
 from engines.world import ALONE, World
 
@@ -194,13 +195,18 @@ def token_weighted_loss(
         arrangement: how the rows of a batch go through the model; it does not change the loss.
         fitting: divides batches that memory does not hold, and says so.
         world: the processes over which the batches are divided; each gets the result of all.
+
+    Raises:
+        EvaluationMemoryError: memory ran out in one of several processes; all raise it.
     """
     was_training = bool(model.training)
     device = next(model.parameters()).device
     loss = LabelLoss(model)
     model.eval()
-    fitting = Whole() if isinstance(next(model.parameters()), DTensor) else fitting or Fitting()
+    divided = isinstance(next(model.parameters()), DTensor)
+    fitting = Whole() if divided else fitting or Fitting()
     total, tokens = 0.0, 0
+    ran_out = RanOut(world, exchanges=divided)
 
     def sums(rows: Sequence[Example]) -> tuple[float, int]:
         found = [
@@ -209,14 +215,16 @@ def token_weighted_loss(
         return sum(nll for nll, _ in found), sum(count for _, count in found)
 
     try:
-        for batch, counts in _shared(batches, world):
-            for nll, count in fitting.each(batch.examples(), sums):
-                total += nll if counts else 0.0
-                tokens += count if counts else 0
-            if on_progress is not None:
-                on_progress(tokens)
+        with ran_out:
+            for batch, counts in _shared(batches, world):
+                for nll, count in fitting.each(batch.examples(), sums):
+                    total += nll if counts else 0.0
+                    tokens += count if counts else 0
+                if on_progress is not None:
+                    on_progress(tokens)
     finally:
         model.train(was_training)
+    ran_out.share()
     total, all_tokens = world.reduce_sum([total, tokens])
     tokens = int(all_tokens)
     return (total / tokens if tokens else float("nan")), tokens

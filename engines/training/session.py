@@ -14,12 +14,13 @@ from engines.artifacts.manifest import read_manifest
 from engines.context import GuardTrippedError, ResumePoint, StageContext, StopRequested
 from engines.data_wait import DataWait
 from engines.events.results import Evaluated
-from engines.exhausted_memory import exhausted_memory
+from engines.exhausted_memory import EvaluationMemoryError, exhausted_memory
 from engines.forward.compiling import compile_layers, uncompiled
 from engines.forward.noise import noisy_embeddings
 from engines.guards import NO_IMPROVEMENT, Trip
 from engines.ranks.able import require_shareable, require_shareable_loss
 from engines.ranks.numbers import of_one_process, seed_process
+from engines.ranks.own import is_of_another_rank
 from engines.ranks.placement import FSDP2, is_sharded, strategy_asked
 from engines.training.arguments import training_arguments
 from engines.training.beginning import (
@@ -159,10 +160,11 @@ class Session:
 
     def _finish_saving(self) -> None:
         """Wait for the checkpoint that is being written, however the training ends: it is the newest to resume from."""
-        if sys.exc_info()[0] is None:
+        error = sys.exc_info()[1]
+        if error is None:
             return
         with suppress(Exception):  # what ends the training is the cause, not what follows
-            self.writer.end()
+            self.writer.end(lost=is_of_another_rank(error))
 
     def _evaluate_before(self, resume: ResumePoint) -> bool:
         """Evaluate the step of a checkpoint whose training ended during that evaluation; whether the stage ends there.
@@ -421,7 +423,10 @@ class Session:
         try:
             found = self.evaluations.measure(self.trainer, self.step)
         except Exception as error:
-            if exhausted_memory(error):
+            # Of several processes, those that raise this have left the evaluation together; else a save would wait for
+            # the others, which wait in the evaluation.
+            together = self.world.size == 1 or isinstance(error, EvaluationMemoryError)
+            if exhausted_memory(error) and together:
                 self._save_before_the_end(error)
             raise
         if found is not None and found.loss is not None:

@@ -27,6 +27,8 @@ from recipes.problems import OperatorError
 BATCH_BYTES = 1 << 20
 BATCH_DOCUMENTS = 512
 """Documents are encoded together up to these limits: tokenizer.json is faster on several at once."""
+LARGE_BYTES = 2 << 20
+"""A document whose line is longer is large: a call into the tokenizer's library takes seconds, and cannot be ended."""
 COMPARED_DOCUMENTS = 100
 """The first documents of a split that are decoded again, to see whether the tokenizer preserves text."""
 COMPARED_CHARACTERS = 20_000
@@ -111,6 +113,30 @@ def finished(folder: Path, key: str, part: Part) -> PartRecord | None:
         return None
 
 
+def has_large_document(data: Path, part: Part) -> bool:
+    """Whether a line that begins in a part is longer than `LARGE_BYTES`; reads the part."""
+    with open_regular(split_file(data, part.split)) as lines:
+        place = _to_first_line(lines, part)
+        while place < part.end and (line := lines.readline(LARGE_BYTES + 1)):
+            if len(line) > LARGE_BYTES:
+                return True
+            place += len(line)
+    return False
+
+
+def _to_first_line(lines: BinaryIO, part: Part) -> int:
+    """Go to the first line that begins in a part, and return its place; at least the part's end without one."""
+    if not part.begin:
+        return 0
+    place = part.begin - 1  # a line that begins before belongs to the part before
+    lines.seek(place)
+    while place < part.end and (rest := lines.readline(1 << 20)):
+        place += len(rest)
+        if rest.endswith(b"\n"):
+            return place
+    return part.end
+
+
 def unfinished_files(folder: Path, part: Part) -> dict[str, Path]:
     """The files of a part while it is written, by their suffix."""
     return {suffix: folder / f"{part.name}.{suffix}.tmp" for suffix in ("bin", "idx", "names")}
@@ -174,10 +200,7 @@ class PartEncoder:
         batch: list[Document] = []
         size = 0
         with open_regular(file) as lines:
-            place = 0
-            if part.begin:  # a line that begins before belongs to the part before
-                lines.seek(part.begin - 1)
-                place = part.begin - 1 + len(lines.readline())
+            place = _to_first_line(lines, part)
             while place < part.end and (line := lines.readline()):
                 try:
                     batch.append(self._decoder.decode(line))

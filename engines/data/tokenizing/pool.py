@@ -1,4 +1,8 @@
-"""Encodes parts in this process, and in others where there is much to do."""
+"""Encodes parts in this process, and in others where there is much to do.
+
+A part with a large document is encoded by another process in any case: a call into the tokenizer's library takes
+seconds then, in which this process could not obey a stop.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,12 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from engines.data.encoders import Encoder
-from engines.data.tokenizing.parts import Job, Part, PartEncoder, PartRecord, unfinished_files
+from engines.data.tokenizing.parts import Job, Part, PartEncoder, PartRecord, has_large_document, unfinished_files
 from engines.data.tokenizing.worker import full_disk
 from recipes.problems import OperatorError
 
@@ -45,38 +49,92 @@ def encode_parts(job: Job, encoder: Encoder, parts: Sequence[Part], processes: i
         OperatorError: a line is not a document, the disk is full, or a process was killed.
     """
     own = PartEncoder(job, encoder)
-    waiting = list(reversed(parts))
-    with selectors.DefaultSelector() as selector:
-        workers: list[_Worker] = []
-
-        def hear(patience_s: float) -> None:
-            for key, _ in selector.select(patience_s) if workers else ():
-                _hear(key.data, waiting, advance)
-
-        def progress(size: int) -> None:
-            advance(size)
-            hear(0)
-
-        try:
-            for _ in range(min(processes, len(parts)) - 1):
-                workers.append(worker := _Worker(job))
-                selector.register(worker.output, selectors.EVENT_READ, worker)
-                worker.take(waiting.pop())
-            while waiting:  # this process is one of them: it has the tokenizer already
-                own.write(waiting.pop(), progress)
-            while any(worker.part is not None for worker in workers):
-                advance(0)
-                hear(_POLL_S)
-        except OSError as error:
-            if (known := full_disk(error, job.folder)) is not None:
-                raise known from error
-            raise
-        finally:
-            for worker in workers:
-                worker.end()
+    left = _Left(Path(job.data), parts)
+    with _Workers(job, left, advance) as workers:
+        for _ in range(min(processes, len(parts)) - 1):
+            workers.start()
+        while (part := left.next_small()) is not None:  # this process is one of them: it has the tokenizer already
+            own.write(part, workers.progress)
+        if left:
+            workers.start()  # in place of this process
+        workers.finish()
 
 
-def _hear(worker: _Worker, waiting: list[Part], advance: Advance) -> None:
+class _Workers:
+    """The other processes; with an error, all are ended.
+
+    Args:
+        job: what they work on.
+        left: the parts that they take.
+        advance: reports their progress.
+
+    Raises:
+        OperatorError: within its block: one of them cannot continue, or the disk is full.
+    """
+
+    def __init__(self, job: Job, left: _Left, advance: Advance) -> None:
+        self._job, self._left, self._advance = job, left, advance
+        self._selector = selectors.DefaultSelector()
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _at: object) -> None:
+        for worker in self._workers:
+            worker.end()
+        self._selector.close()
+        if isinstance(error, OSError) and (known := full_disk(error, self._job.folder)) is not None:
+            raise known from error
+
+    def start(self) -> None:
+        """Start one, with a part."""
+        self._workers.append(worker := _Worker(self._job))
+        self._selector.register(worker.output, selectors.EVENT_READ, worker)
+        worker.take(self._left.next())
+
+    def progress(self, size: int) -> None:
+        """Report progress of this process, and take what the others have written since."""
+        self._advance(size)
+        self._hear(0)
+
+    def finish(self) -> None:
+        """Wait until no part is left."""
+        while any(worker.part is not None for worker in self._workers):
+            self._advance(0)
+            self._hear(_POLL_S)
+
+    def _hear(self, patience_s: float) -> None:
+        for key, _ in self._selector.select(patience_s) if self._workers else ():
+            _hear(key.data, self._left, self._advance)
+
+
+class _Left:
+    """The parts that no process has begun."""
+
+    def __init__(self, data: Path, parts: Sequence[Part]) -> None:
+        self._data = data
+        self._waiting = list(reversed(parts))
+        self._large: list[Part] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._large or self._waiting)
+
+    def next(self) -> Part:
+        """One of them, for another process: a large one first."""
+        return self._large.pop() if self._large else self._waiting.pop()
+
+    def next_small(self) -> Part | None:
+        """The next one without a large document, for this process; None if there is none."""
+        while self._waiting:
+            part = self._waiting.pop()
+            if not has_large_document(self._data, part):
+                return part
+            self._large.append(part)
+        return None
+
+
+def _hear(worker: _Worker, left: _Left, advance: Advance) -> None:
     """Take what a process has written."""
     for answer in worker.answers():
         if "bytes" in answer:
@@ -86,8 +144,8 @@ def _hear(worker: _Worker, waiting: list[Part], advance: Advance) -> None:
         else:
             msgspec.convert(answer["record"], PartRecord)
             worker.part = None
-            if waiting:
-                worker.take(waiting.pop())
+            if left:
+                worker.take(left.next())
 
 
 class _Worker:

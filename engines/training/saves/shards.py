@@ -104,9 +104,22 @@ def write_shard(checkpoint: Path, rank: int, size: int, pieces: Mapping[str, Pie
     except Exception as error:
         with suppress(OSError):
             path.unlink()  # it may be what fills the disk
-        with suppress(OSError):
-            write_durably(_receipt(checkpoint, rank, size), json.dumps({"error": str(error)[:2000]}).encode())
+        leave_failure(checkpoint, rank, size, error)
         raise
+
+
+def leave_failure(checkpoint: Path, rank: int, size: int, error: Exception) -> None:
+    """Say in place of a receipt why a rank writes no shard, so that the first one waits no longer; at most an attempt.
+
+    Args:
+        checkpoint: the unfinished folder.
+        rank: of this process.
+        size: number of processes.
+        error: why.
+    """
+    words = str(error)[:2000] or type(error).__name__
+    with suppress(OSError):
+        write_durably(_receipt(checkpoint, rank, size), json.dumps({"error": words}).encode())
 
 
 def collect_shards(checkpoint: Path, size: int, *, why_stop: Callable[[], str], timeout_s: float) -> Collected:

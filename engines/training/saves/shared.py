@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import Trainer
 
 from engines.artifacts.checkpoints import Checkpoint
@@ -25,7 +24,7 @@ from engines.training.saves.divided import has_own_names
 from engines.training.saves.parts import random_states, take_part
 from engines.training.saves.room import is_disk_error
 from engines.training.saves.sharded_parts import RECEIPTS_S, ShardedParts, Stop, sharded_parts
-from engines.training.saves.shards import POLL_S
+from engines.training.saves.shards import POLL_S, leave_failure
 from engines.training.saves.staging import Staging
 from engines.world import World
 
@@ -121,15 +120,19 @@ class SharedWriter:
             shutil.rmtree(draft, ignore_errors=True)  # what others wrote after the first one had given up
         self._last_step = self._world.broadcast_object(self._writer.last_step)
 
-    def end(self) -> None:
-        """The same when an error ends the attempt: in this process alone, because others may not be there any more."""
+    def end(self, *, lost: bool = False) -> None:
+        """The same when an error ends the attempt: in this process alone, because others may not be there any more.
+
+        Args:
+            lost: the error is that another process has ended. It may be the first one, which names checkpoints.
+        """
         if self._draft is not None and self._world.is_first:
             self._stop.say("the attempt ends, and a rank has not written its shard", LAST_SHARDS_S)
         self._own_part.finish()
         self._writer.finish()
         # A rank that has failed has the others ended: first, the checkpoint gets its name.
         ends_s = time.monotonic() + RECEIPTS_S
-        while self._draft is not None and not self._world.is_first and self._draft.is_dir():
+        while not lost and self._draft is not None and not self._world.is_first and self._draft.is_dir():
             if self._failure or time.monotonic() >= ends_s:
                 return
             time.sleep(POLL_S)
@@ -193,8 +196,9 @@ class SharedWriter:
                 self._staging.fill()
                 self._faults.save_part(step, self._world.rank)
                 parts.write_own(draft)
-            except (OSError, SafetensorError, RuntimeError) as error:
+            except Exception as error:
                 self._failure = str(error) or type(error).__name__
+                leave_failure(draft, self._world.rank, self._world.size, error)
                 if not is_disk_error(error):
                     raise
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from engines.artifacts.data_folder import TOKENS_JSON
-from engines.data.documents import read_documents
+from engines.data.documents import Document, read_documents
 from engines.data.encoders import SentencePieceEncoder, WholeEncoder
 from engines.data.shards import TokenShard
 from engines.data.sources.documents import SourceFields
@@ -249,6 +249,63 @@ def test_a_stop_leaves_nothing_of_a_part_that_another_process_was_writing(tmp_pa
         prepare_tokens(text, tokenizer, out, processes=2, part_bytes=len(lines) // 2, report=stop_when_both_write)
     assert seen
     assert not list(out.rglob("*.tmp"))
+
+
+def with_large(folder: Path, text: Path, characters: int) -> Path:
+    """A text with large documents among others."""
+    lines = (text / "train.jsonl").read_text().splitlines(keepends=True)
+    whole = "".join(json.loads(line)["text"] for line in lines)
+    whole = (whole * (characters // len(whole) + 1))[:characters]
+    large = [json.dumps({"path": f"large-{n}.txt", "text": f"{n} {whole}"}) + "\n" for n in range(2)]
+    folder.mkdir()
+    at = len(lines) // 2
+    (folder / "train.jsonl").write_text("".join([*lines[:at], large[0], *lines[at:], large[1]]))
+    for split in ("val", "test"):
+        (folder / f"{split}.jsonl").write_text("")
+    return folder
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_large_documents_are_encoded_by_other_processes_with_the_same_bytes(
+    tmp_path: Path, text: Path, tokenizer: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = with_large(tmp_path / "text", text, 300_000)
+    prepare_tokens(text, tokenizer, whole := fresh(tmp_path / "whole"))
+    own: list[int] = []
+    real = parts.PartEncoder._encode
+
+    def encode(encoder: parts.PartEncoder, documents: list[Document], *rest: Any) -> None:
+        own.extend(len(one.text) for one in documents)
+        real(encoder, documents, *rest)
+
+    monkeypatch.setattr(parts, "LARGE_BYTES", 250_000)
+    monkeypatch.setattr(parts.PartEncoder, "_encode", encode)
+    prepare_tokens(text, tokenizer, out := fresh(tmp_path / "out"), processes=processes, part_bytes=PART_BYTES)
+    assert content(out) == content(whole)
+    assert own
+    assert max(own) < 300_000
+
+
+def test_a_stop_takes_effect_while_a_large_document_is_encoded(tmp_path: Path, text: Path, tokenizer: Path) -> None:
+    text = with_large(tmp_path / "text", text, 12 << 20)
+    work, out = fresh(tmp_path / "work"), fresh(tmp_path / "out")
+    began: list[int] = []
+
+    class StoppedError(Exception):
+        pass
+
+    def report(_done: float, _total: float | None, _unit: str) -> None:
+        """Stop once another process has begun the part, which takes it many seconds."""
+        if (work / PARTS / "train-000000.bin.tmp").exists():
+            began.extend(one.pid for one in psutil.Process().children())
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        prepare_tokens(text, tokenizer, out, work=work, report=report)
+    assert began
+    assert not [pid for pid in began if psutil.pid_exists(pid)]
+    assert not list(out.iterdir())
+    assert not list((work / PARTS).glob("*.tmp"))
 
 
 def test_the_tokens_of_each_source_are_stated(tmp_path: Path, tokenizer: Path) -> None:
