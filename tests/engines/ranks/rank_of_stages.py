@@ -1,7 +1,8 @@
 """`python rank_of_stages.py JOBS_JSON FOLDER`: run stages in this rank, one after the other.
 
-A job has `name`, `stage`, `inputs`, and optionally `attempt`, `resume` (the folder of a checkpoint) and `faults`. Ranks
-have journals of their own, and the checkpoints of the first one. Each job's record is `FOLDER/NAME.RANK.json`.
+A job has `name`, `stage`, `inputs`, and optionally `attempt`, `resume` (the folder of a checkpoint), `faults`, and
+`no_evaluation_in`: the rank in which memory holds no evaluation. Ranks have journals of their own, and the checkpoints
+of the first one. Each job's record is `FOLDER/NAME.RANK.json`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +47,30 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         ctx.resume = ResumePoint(int(manifest["attempt"]), int(manifest["step"]), place, manifest_sha256(place))
     record: dict[str, Any] = {"error": "", "out": str(ctx.out), "checkpoints": str(ctx.checkpoints)}
     try:
-        record["metrics"] = _run(ctx).metrics
+        with _no_memory(here.rank == job.get("no_evaluation_in")):
+            record["metrics"] = _run(ctx).metrics
     except BaseException as error:  # noqa: BLE001 - what a rank ends with is what the tests read
         record["error"] = f"{type(error).__name__}: {error}"
         traceback.print_exc()
     record["events"] = [msgspec.to_builtins(event) for event in read_journal(journal)]
     ctx.writer.close()
     return record
+
+
+@contextmanager
+def _no_memory(here: bool) -> Iterator[None]:
+    """Let no row of an evaluation fit into memory in this process."""
+    from engines.training.fitting import Fitting
+
+    def refused(*_: Any) -> Iterator[Any]:
+        raise MemoryError
+
+    real = Fitting.each
+    Fitting.each = refused if here else real  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Fitting.each = real  # type: ignore[method-assign]
 
 
 def _run(ctx: TriedContext) -> Any:

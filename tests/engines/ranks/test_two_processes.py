@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engines.artifacts.manifest import verify_manifest
+from engines.artifacts.manifest import read_manifest, verify_manifest
 from tests.engines.preference.pairs import DPO, WHOLE, write_pairs
 from tests.engines.ranks.together import PRINTED, Record, assert_same, launch
 from tests.engines.training import tiny
@@ -64,6 +64,8 @@ JOBS: dict[str, dict[str, Any]] = {
     },
     "nan": {**PRETRAIN, "launch": DDP},
     "full-disk": {**PRETRAIN, "launch": FSDP2},
+    "no-evaluation": {**PRETRAIN, "launch": DDP, "save_steps": 100},
+    "no-evaluation-of-pairs": {**PAIRS, "launch": DDP, "save_steps": 100},
     "waits": {**PRETRAIN, "launch": FSDP2, "async_save": False},
     "few": {**PRETRAIN, "launch": DDP, "per_device_train_batch_size": 64},
     "muon": {**PRETRAIN, "launch": DDP, "optim": "muon", "max_steps": 3},
@@ -106,6 +108,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, dict[str,
             "stage": stage,
             "inputs": {field: str(path) for field, path in inputs[stage["kind"]].items()},
             "faults": faults.get(name, {}),
+            "no_evaluation_in": 1 if name.startswith("no-evaluation") else None,
         }
         for name, stage in JOBS.items()
     ]
@@ -283,6 +286,18 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all_at_that_step_and_name
     assert "at step 3: nan, from rank 1 of 2; the step was not applied" in first.error
     assert [trip["step"] for trip in first.of("guard_tripped")] == [3]
     assert second.of("guard_tripped") == []
+
+
+@pytest.mark.parametrize("name", ["no-evaluation", "no-evaluation-of-pairs"])
+def test_memory_that_holds_no_evaluation_in_one_process_ends_all_and_their_steps_are_saved(
+    folder: Path, name: str
+) -> None:
+    first, second = Record(folder, name), Record(folder, name, 1)
+    assert first.error == second.error == "EvaluationMemoryError: memory ran out in an evaluation"
+    assert [trip["guard"] for trip in first.of("guard_tripped")] == ["out_of_memory"]
+    last = first.steps[-1]["step"]
+    assert [one["step"] for one in first.of("checkpoint_committed")] == [last]
+    assert read_manifest(first.checkpoint(last))["position"]["evaluation_due"]
 
 
 def test_fewer_micro_batches_than_processes_are_refused(folder: Path) -> None:
