@@ -7,6 +7,7 @@ CPU allocator and the C++ library give a `RuntimeError` with their own words.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import resource
 
@@ -28,6 +29,8 @@ _WORDS = (
 _OF_A_LIMIT = ("could not create a primitive", "could not create a memory object")
 """oneDNN's words for memory that ran out, and also for a product that it cannot compute."""
 _TRIED = re.compile(r"[Tt]ried to allocate (\d+(?:\.\d+)? ?[A-Za-z]+)")
+_SHARED = "</torch_"
+"""How torch names a file in /dev/shm in its errors."""
 _MAX_LINKS = 8
 _MAX_CHARACTERS = 100_000
 
@@ -55,6 +58,18 @@ def exhausted_memory(error: BaseException) -> str:
             return found
         link = link.__cause__
     return ""
+
+
+def is_full_shared_memory(error: BaseException) -> bool:
+    """Whether torch could not put a tensor for another process into /dev/shm, by an error or one that it has."""
+    link: BaseException | None = error
+    for _ in range(_MAX_LINKS):
+        if link is None:
+            break
+        if _SHARED in (text := str(link)[:_MAX_CHARACTERS]) and os.strerror(errno.ENOSPC) in text:
+            return True
+        link = link.__cause__
+    return False
 
 
 def in_output(text: str) -> str:

@@ -41,7 +41,7 @@ from engines.context import (
 )
 from engines.emitter import EventWriter
 from engines.events.attempts import AttemptEnded, AttemptStarted, ResumedFrom
-from engines.exhausted_memory import exhausted_memory
+from engines.exhausted_memory import exhausted_memory, is_full_shared_memory
 from engines.gates import check_gates
 from engines.inputs.at_start import record_inputs
 from engines.ranks.own import RankWriter, end_with_parent, is_of_another_rank, print_into
@@ -57,6 +57,7 @@ from recipes.stages.fields import StageFields
 from recipes.stages.registry import STAGE_TYPES, row_of
 
 _MAX_CAUSES = 16
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where the system has it
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -253,6 +254,10 @@ def _failed(ctx: StageContext[StageFields], error: BaseException) -> ExitCode:
     """Record an error with its reason; an unexpected one shows its traceback."""
     if exhausted_memory(error):
         return _out_of_memory(ctx, error)
+    if is_full_shared_memory(error):
+        message = _no_shared_memory(ctx)
+        _print("".join(traceback.format_exception(error)) + message)
+        return _ended(ctx, EndReason.ERROR, message)
     full = _disk_is_full(error)
     if full is not None:
         message = "; ".join(_texts(error)) if isinstance(error, OperatorError) else _no_space(ctx, full)
@@ -331,6 +336,18 @@ def _cpu_s() -> float:
     """CPU seconds of this process and of the children that it waited for."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def _no_shared_memory(ctx: StageContext[StageFields]) -> str:
+    """The message for a /dev/shm that is full, through which processes hand tensors to each other."""
+    with suppress(OSError):
+        found = shutil.disk_usage(_SHARED_MEMORY)
+        return (
+            f"{_SHARED_MEMORY} is full ({quantities.size(found.free)} of {quantities.size(found.total)} are free): the"
+            " processes that prepare batches hand them over there; give it more space (docker: --shm-size), or set"
+            f" {ctx.stage_name}.dataloader_num_workers = 0"
+        )
+    return f"the system has no shared memory: set {ctx.stage_name}.dataloader_num_workers = 0"
 
 
 def _no_space(ctx: StageContext[StageFields], error: OSError) -> str:

@@ -33,6 +33,9 @@ from recipes.quantities import (
     whole,
 )
 
+CLOCKS_DIFFER_S = 5.0
+"""By how much a record of another process may be dated ahead before that is worth a word."""
+
 __all__ = [
     "NOT_MEASURED",
     "ago",
@@ -89,7 +92,9 @@ def minutes(seconds: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """How long ago: "2m05s ago"."""
+    """How long ago: "2m05s ago"; what a clock dated that was set back since is "dated 1h00m ahead"."""
+    if seconds <= -CLOCKS_DIFFER_S:
+        return f"dated {duration(math.floor(-seconds))} ahead"
     return f"{duration(max(0, math.floor(seconds)))} ago"
 
 

@@ -24,6 +24,7 @@ from recipes.stages.launch.fields import Launch
 from recipes.stages.registry import STAGE_KINDS
 
 _TAKEN = "another program has this port; choose another one, or leave rendezvous out"
+_LOOPBACK = "127.0.0.1"
 JOIN_TIMEOUT_S = 600
 """How long the first hosts wait for the others."""
 
@@ -43,7 +44,8 @@ def torchrun_arguments(given: StageFile, stage_json: Path, launch: Launch) -> li
         found.append(f"--rdzv-conf=is_host={int(here)},join_timeout={JOIN_TIMEOUT_S}")
         found.append(f"--local-addr={own_address(launch.rendezvous)}")
     else:
-        found.append("--standalone")
+        # By default the processes look for torchrun by this host's name, which need not resolve.
+        found += ["--standalone", f"--local-addr={_LOOPBACK}"]
     program = STAGE_KINDS[str(given.stage["kind"])].program
     return [*found, "--module", program, str(stage_json)]
 

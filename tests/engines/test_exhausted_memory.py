@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from engines.exhausted_memory import exhausted_memory, in_output
+from engines.exhausted_memory import EvaluationMemoryError, exhausted_memory, in_output, is_full_shared_memory
 from recipes.problems import OperatorError
 
 GPU = (
@@ -94,3 +94,15 @@ def test_ambiguous_words_mean_memory_only_in_a_process_with_a_limit() -> None:
     )
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert told.strip() == "this process's memory, limited to 8 GiB"
+
+
+def test_a_full_shared_memory_is_known_by_torchs_words_in_the_error_of_a_worker() -> None:
+    words = "unable to allocate shared memory(shm) for file </torch_17163_2925977536_5>: No space left on device (28)"
+    worker = RuntimeError(f"Caught RuntimeError in DataLoader worker process 0.\n{words}")
+    assert is_full_shared_memory(worker)
+    assert not is_full_shared_memory(OSError(28, "No space left on device"))
+    assert not is_full_shared_memory(RuntimeError("unable to open </torch_1>: Permission denied (13)"))
+
+
+def test_memory_that_ran_out_in_one_of_several_processes_is_named_with_it() -> None:
+    assert exhausted_memory(EvaluationMemoryError("rank 1 of 2: the host's memory")) == "rank 1 of 2: the host's memory"

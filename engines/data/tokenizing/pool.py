@@ -125,7 +125,7 @@ class _Left:
         return self._large.pop() if self._large else self._waiting.pop()
 
     def next_small(self) -> Part | None:
-        """The next one without a large document, for this process; None if there is none."""
+        """The next one without a large document, for this process; None if every other one has one."""
         while self._waiting:
             part = self._waiting.pop()
             if not has_large_document(self._data, part):

@@ -27,6 +27,8 @@ def test_screens_and_messages_have_the_same_functions() -> None:
         (fmt.ago(0.4), "0s ago"),
         (fmt.ago(3.7), "3s ago"),
         (fmt.ago(125.0), "2m05s ago"),
+        (fmt.ago(-1.2), "0s ago"),
+        (fmt.ago(-3600.0), "dated 1h00m ahead"),
         (fmt.epoch(0.5), "0.50"),
         (fmt.share_done(0.0575), "  5.7%"),
         (fmt.share_done(1.0), "100.0%"),

@@ -289,7 +289,7 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all_at_that_step_and_name
 
 
 @pytest.mark.parametrize("name", ["no-evaluation", "no-evaluation-of-pairs"])
-def test_memory_that_holds_no_evaluation_in_one_process_ends_all_and_their_steps_are_saved(
+def test_memory_that_takes_no_evaluation_in_one_process_ends_all_and_their_steps_are_saved(
     folder: Path, name: str
 ) -> None:
     first, second = Record(folder, name), Record(folder, name, 1)
