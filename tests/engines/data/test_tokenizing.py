@@ -26,9 +26,10 @@ from engines.data.split import SPLITS
 from engines.data.stage import run
 from engines.data.text import TextPart, prepare_text
 from engines.data.tokenizing import parts
-from engines.data.tokens import PARTS, prepare_tokens
+from engines.data.tokens import prepare_tokens
 from engines.data.tokens_manifest import read_tokens_manifest
 from engines.inputs.mixture import SourceShare
+from engines.run_dir.paths import PARTS
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import fresh, stdlib_text, tokenizer_of, write_tree
 from tests.patience import PATIENCE_S

@@ -66,7 +66,8 @@ def _no_memory(here: bool) -> Iterator[None]:
         raise MemoryError
 
     real = Fitting.each
-    Fitting.each = refused if here else real  # type: ignore[method-assign]
+    if here:
+        Fitting.each = refused  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
