@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from cockpit.planning.compute_check import MORE_GPUS, OWN_BYTES, TOO_FEW_GPUS, TOO_MANY_PROCESSES, fewer_processes
 from cockpit.planning.memory import OPTIMIZER_BYTES, SHAPE_KEYS, computes_in_bfloat16, shape_of_config
 from cockpit.planning.memory_check import Memory, StageMemory, ways_to_fit
-from cockpit.planning.stages import Plan, shape_of
+from cockpit.planning.stages import Plan, matrices_of, shape_of
 from engines.processor import NO_GPU_FOR_LIGER
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError, closest, printable, shown
@@ -345,6 +345,7 @@ def machine_memory(loaded: LoadedRecipe, machine: Machine) -> dict[str, StageMem
                 None,
                 on_gpu=bool(machine.gpu),
                 processes=1 if machine.gpu else stage.launch.processes,
+                matrices=matrices_of(stage, by_name, loaded.graph) if sizes is None else {},
             )
     return found
 

@@ -7,11 +7,12 @@ real trainings.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.stages.adapter.fields import ALL_LINEAR
+from cockpit.planning.models import OUTPUT_HEAD
 from recipes.stages.decoder.model_types import MODEL_TYPES
 from recipes.stages.decoder.sizes import FEED_FORWARD, Sizes
 from recipes.stages.dpo import DpoStage, PreferenceFields
@@ -137,6 +138,7 @@ def memory_need(
     labelled: float = 1.0,
     on_gpu: bool = False,
     many_lengths: bool = True,
+    matrices: Mapping[str, tuple[int, int]] | None = None,
 ) -> MemoryNeed:
     """What each process of a training needs at its peak, if every row is as long as the longest.
 
@@ -150,18 +152,21 @@ def memory_need(
         labelled: share of the tokens that the loss counts.
         on_gpu: it is trained on a GPU.
         many_lengths: its rows have more than a few lengths.
+        matrices: inputs and outputs of the model's linear layers, by their dotted names; without them, those of a
+            Llama with this shape.
     """
-    changed, weights = _trained(stage, shape), float(FLOAT32 * shape.parameters)
+    linear = matrices or linear_of(shape)
+    changed, weights = _trained(stage, shape, linear), float(FLOAT32 * shape.parameters)
     if isinstance(stage, FinetuneStage):
         weights = _frozen_bytes(stage, shape, bf16=bf16) + FLOAT32 * changed
     elif isinstance(stage, PreferenceFields) and not stage.precompute_ref_log_probs:
         weights += FLOAT32 * shape.parameters  # the reference
     rows = stage.per_device_train_batch_size * (2 if isinstance(stage, PreferenceFields) else 1)
     tokens = rows * (stage.max_length if longest is None or fills_sequences(stage) else min(longest, stage.max_length))
-    kept = tokens * _kept_per_token(stage, shape, bf16=bf16)
+    kept = tokens * _kept_per_token(stage, shape, _adapted(stage, linear), bf16=bf16)
     if bf16 and not on_gpu and not isinstance(stage, PretrainStage):
         kept += rows * _probabilities(tokens // rows, shape) * _layers_at_once(stage, shape)
-    if bf16 and not isinstance(stage, FinetuneStage):
+    if bf16 and not (isinstance(stage, FinetuneStage) and _narrow_base(stage)):
         kept += BFLOAT16 * shape.linear_parameters  # autocast keeps the weights that it has rounded
     if isinstance(stage, PreferenceFields):
         kept *= PAIRS
@@ -191,36 +196,59 @@ def fills_sequences(stage: TrainingFields) -> bool:
     return isinstance(stage, PretrainStage) or (isinstance(stage, FinetuneFields) and stage.packing)
 
 
+def _narrow_base(stage: FinetuneStage) -> bool:
+    """Whether products in 16 bits have a base of 16 bits or less: a part is taken out of float32 weights only."""
+    return stage.load_in_4bit or not (stage.takes_from_base or stage.base_dtype == "float32")
+
+
 def _frozen_bytes(stage: FinetuneStage, shape: Sizes, *, bf16: bool) -> float:
-    each = BFLOAT16 if bf16 else FLOAT32
+    each = BFLOAT16 if bf16 and stage.base_dtype != "float32" and not stage.takes_from_base else FLOAT32
     if not stage.load_in_4bit:
         return each * shape.parameters
     narrow = FOUR_BITS_DOUBLE if stage.bnb_4bit_use_double_quant else FOUR_BITS
     return each * (shape.parameters - shape.linear_parameters) + narrow * shape.linear_parameters
 
 
-def _targets(stage: FinetuneStage, shape: Sizes) -> list[str]:
-    if stage.target_modules == [ALL_LINEAR]:
-        return list(shape.linear)
-    wanted = {name.rpartition(".")[2] for name in stage.target_modules}
-    return [name for name in shape.linear if name in wanted]
+def linear_of(shape: Sizes) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of the linear layers of a Llama with this shape, by dotted name."""
+    return {
+        f"model.layers.{layer}.{'mlp' if name in FEED_FORWARD else 'self_attn'}.{name}": widths
+        for layer in range(shape.num_hidden_layers)
+        for name, widths in shape.linear.items()
+    }
 
 
-def _trained(stage: TrainingFields, shape: Sizes) -> int:
+def _adapted(stage: TrainingFields, linear: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Those of the linear layers that get an adapter."""
+    if not isinstance(stage, FinetuneStage):
+        return {}
+    return {name: widths for name, widths in linear.items() if stage.adapts(name, OUTPUT_HEAD)}
+
+
+def _trained(stage: TrainingFields, shape: Sizes, linear: Mapping[str, tuple[int, int]]) -> int:
     """Parameters that the optimizer changes."""
     if not isinstance(stage, FinetuneStage):
         return shape.parameters
-    per_layer = sum(stage.r * sum(shape.linear[name]) for name in _targets(stage, shape))
-    whole = sum(shape.vocab_size * shape.hidden_size for name in stage.modules_to_save if name in _ENDS)
-    return shape.num_hidden_layers * per_layer + whole
+    adapted = _adapted(stage, linear)
+    low_rank = sum(stage.rank_of(name) * sum(widths) for name, widths in adapted.items())
+    norms = sum(outputs for _, outputs in adapted.values()) if stage.use_dora else 0
+    ends = sum(shape.vocab_size * shape.hidden_size for name in stage.modules_to_save if name in _ENDS)
+    whole = sum(
+        math.prod(widths)
+        for layer, widths in linear.items()
+        if any(f".{layer}".endswith(f".{name}") for name in stage.modules_to_save)
+    )
+    return low_rank + norms + ends + whole
 
 
-_ENDS = ("embed_tokens", "lm_head")
+_ENDS = ("embed_tokens", OUTPUT_HEAD)
 
 
-def _kept_per_token(stage: TrainingFields, shape: Sizes, *, bf16: bool) -> float:
+def _kept_per_token(
+    stage: TrainingFields, shape: Sizes, adapted: Mapping[str, tuple[int, int]], *, bf16: bool
+) -> float:
     """Bytes that a token keeps for the backward pass, in all layers."""
-    layer = _layer_bytes(stage, shape, bf16=bf16)
+    layer = _layer_bytes(stage, shape, adapted, bf16=bf16)
     if not stage.gradient_checkpointing:
         return shape.num_hidden_layers * layer
     width = BFLOAT16 if bf16 and isinstance(stage, FinetuneStage) else FLOAT32
@@ -241,21 +269,22 @@ def _probabilities(length: int, shape: Sizes) -> int:
     return BFLOAT16 * shape.num_attention_heads * pairs
 
 
-def _layer_bytes(stage: TrainingFields, shape: Sizes, *, bf16: bool) -> float:
-    """Bytes that a token keeps in one layer: coefficients of the widths, by what the backward pass of each needs."""
+def _layer_bytes(stage: TrainingFields, shape: Sizes, adapted: Mapping[str, tuple[int, int]], *, bf16: bool) -> float:
+    """Bytes that a token keeps in one layer, as the mean of all: coefficients of the widths, by what the backward pass
+    of each needs."""
     width, queries, keys, inner = shape.hidden_size, shape.queries, shape.keys, shape.intermediate_size
     if not isinstance(stage, FinetuneStage):
         row = (16, 4, 4, 8) if bf16 else (24, 8, 8, 16)
         return row[0] * width + row[1] * queries + row[2] * keys + row[3] * inner + 4 * shape.num_attention_heads
-    targets = _targets(stage, shape)
-    in_mlp = any(name in FEED_FORWARD for name in targets)
+    in_mlp = any(name.rpartition(".")[2] in FEED_FORWARD or ".mlp." in name for name in adapted)
     row = ((18, 6, 4, 8) if in_mlp else (14, 6, 4, 6)) if bf16 else (16, 8, 8, 16) if in_mlp else (12, 8, 8, 12)
-    kept = row[0] * width + row[1] * queries + row[2] * keys + row[3] * inner + 4 * shape.num_attention_heads
-    kept += len(targets) * stage.r * (BFLOAT16 if bf16 else FLOAT32)
+    kept = float(row[0] * width + row[1] * queries + row[2] * keys + row[3] * inner + 4 * shape.num_attention_heads)
+    layers = shape.num_hidden_layers
+    kept += sum(stage.rank_of(name) for name in adapted) / layers * (BFLOAT16 if bf16 else FLOAT32)
     if stage.load_in_4bit:
         kept += BFLOAT16 * sum(inputs for inputs, _ in shape.linear.values())  # each layer's own copy; measured
     if stage.lora_dropout and not (isinstance(stage, DpoStage) and stage.disable_dropout):
-        kept += DROPOUT_BYTES * sum(shape.linear[name][0] for name in targets)
+        kept += DROPOUT_BYTES * sum(inputs for inputs, _ in adapted.values()) / layers
     return kept
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -18,7 +18,7 @@ from cockpit.planning.memory import (
     fills_sequences,
     memory_need,
 )
-from cockpit.planning.stages import longest_row, shape_of
+from cockpit.planning.stages import longest_row, matrices_of, shape_of
 from engines.look.answer import StageLook
 from engines.machine.device_identity import nvidia_gpus
 from engines.processor import available_memory_bytes, memory_limit_bytes, native_bfloat16
@@ -70,6 +70,8 @@ class StageMemory:
     on_gpu: bool = False
     processes: int = 1
     """processes that share the memory: each has what one needs"""
+    matrices: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """inputs and outputs of the model's linear layers by name, where its folder has them"""
 
     @property
     def need(self) -> MemoryNeed:
@@ -79,7 +81,9 @@ class StageMemory:
     def need_with(self, **fields: object) -> MemoryNeed:
         """With other values of these fields."""
         stage = self.stage.model_copy(update=fields) if fields else self.stage
-        return memory_need(stage, self.shape, bf16=self.bf16, longest=self.longest, on_gpu=self.on_gpu)
+        return memory_need(
+            stage, self.shape, bf16=self.bf16, longest=self.longest, on_gpu=self.on_gpu, matrices=self.matrices
+        )
 
     def whole(self, **fields: object) -> int:
         """The estimate in bytes, with the libraries of each process."""
@@ -105,7 +109,13 @@ def recipe_memory(
             computes = computes_in_bfloat16(stage, natively=native)
             longest = longest_row(looks.get(stage.name))
             found[stage.name] = StageMemory(
-                stage, shape, computes, longest, on_gpu=bool(nvidia_gpus()), processes=stage.launch.processes
+                stage,
+                shape,
+                computes,
+                longest,
+                on_gpu=bool(nvidia_gpus()),
+                processes=stage.launch.processes,
+                matrices=matrices_of(stage, by_name, loaded.graph),
             )
     return found
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ PARITY_POSITIONS, PARITY_LENGTH = 2048, 256
 """Defaults of an export stage: token positions, and tokens per sequence."""
 ENGINE_BYTES = 600 * 1024**2
 """Resident memory of an exporter process before it loads a model: torch and the interpreter."""
+
+OUTPUT_HEAD = "lm_head"
+_EMBEDDINGS = re.compile(r"(^|[._])(embed_tokens|embed_positions|word_embeddings|embed_in|wte|wpe)$")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+_ROUTERS = ("gate", "router")
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,35 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
     return found
+
+
+def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of the linear layers in a folder's safetensors files, by dotted name, without the output head.
+
+    Matrices of experts and of what chooses among them are none: transformers joins them, or computes them itself.
+    """
+    shapes = tensor_shapes(folder)
+    routers = {f"{block}.{name}.weight" for block in blocks_of_experts(shapes) for name in _ROUTERS}
+    return {
+        name.removesuffix(".weight"): (shape[1], shape[0])
+        for name, shape in shapes.items()
+        if name.endswith(".weight") and len(shape) == 2 and name not in routers and _is_linear(name)
+    }
+
+
+def blocks_of_experts(tensors: Iterable[str]) -> list[str]:
+    """Dotted names of the modules that have experts, by the names of their tensors."""
+    return list(dict.fromkeys(name[: found.start()] for name in tensors if (found := _EXPERT.search(name))))
+
+
+def is_of_experts(tensor: str) -> bool:
+    """Whether a tensor is that of one expert."""
+    return _EXPERT.search(tensor) is not None
+
+
+def _is_linear(name: str) -> bool:
+    layer = name.removesuffix(".weight")
+    return not (is_of_experts(name) or _EMBEDDINGS.search(layer) or layer.rpartition(".")[2] == OUTPUT_HEAD)
 
 
 def merge_need(runs_root: Path, base: Path | None, dtype: str) -> Need:

@@ -16,6 +16,7 @@ from cockpit.planning.memory import (
     memory_need,
     shape_of_config,
 )
+from cockpit.planning.models import OUTPUT_HEAD, linear_shapes
 from engines.artifacts.data_folder import TOKENS_JSON
 from engines.inputs.hub_cache import cached_model
 from engines.json_text import read_json
@@ -43,7 +44,6 @@ WEIGHT_BYTES = 4
 """Weights are trained in float32, also with bf16 autocast."""
 MAX_TOKENS_JSON_BYTES = 1024 * 1024
 CONFIG_JSON, MAX_CONFIG_BYTES = "config.json", 1024 * 1024
-OUTPUT_HEAD = "lm_head"
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,14 @@ def _stage_plan(
     if shape is None or not isinstance(stage, TrainingFields):
         return made
     bf16 = computes_in_bfloat16(stage, natively=bool(native_bfloat16()))
-    need = memory_need(stage, shape, bf16=bf16, longest=longest_row(look), on_gpu=bool(nvidia_gpus()))
+    need = memory_need(
+        stage,
+        shape,
+        bf16=bf16,
+        longest=longest_row(look),
+        on_gpu=bool(nvidia_gpus()),
+        matrices=matrices_of(stage, by_name, graph),
+    )
     return replace(made, memory_bytes=stage.launch.processes * (LIBRARIES_BYTES + need.total))
 
 
@@ -178,6 +185,19 @@ def shape_of(stage: StageFields, by_name: Mapping[str, StageFields], graph: Grap
     except (OSError, ValueError):
         return None
     return shape_of_config(language_settings(config)) if isinstance(config, dict) else None
+
+
+def matrices_of(
+    stage: StageFields, by_name: Mapping[str, StageFields], graph: Graph | None
+) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of the linear layers in the folder of an adapter's model, as the model names them.
+
+    Empty for other stages, and where no folder has the weights yet.
+    """
+    if not isinstance(stage, FinetuneStage) or graph is None or base_of(stage, by_name) is not None:
+        return {}
+    folder = model_folder(stage, by_name, graph) or cached_folder(stage, by_name, graph)
+    return {} if folder is None else linear_shapes(folder)
 
 
 def longest_row(look: StageLook | None) -> int | None:

@@ -1,8 +1,8 @@
 """Check the names of layers in a stage's fields against the model, before a run is created.
 
 The names of a model folder's layers are those of its matrices in the headers of its safetensors files. Matrices of
-experts are no layers: transformers joins them when it loads a model with one stack of layers. For a model of a hub, the
-engine checks the names when it has loaded the model.
+experts and of their router are no layers: transformers joins the ones when it loads a model with one stack of layers,
+and computes the other by itself. For a model of a hub, the engine checks the names when it has loaded the model.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cockpit.planning.models import tensor_shapes
-from cockpit.planning.stages import OUTPUT_HEAD, base_of, linear_layers, model_folder
+from cockpit.planning.models import OUTPUT_HEAD, blocks_of_experts, is_of_experts, linear_shapes, tensor_shapes
+from cockpit.planning.stages import base_of, linear_layers, model_folder
 from engines.artifacts.adapter_folder import is_adapter
 from recipes.graph import Graph
 from recipes.problems import closest, printable
-from recipes.stages.adapter.fields import ALL_LINEAR, JOINED, JOINED_HINT
+from recipes.stages.adapter.fields import ALL_LINEAR, JOINED, JOINED_HINT, numbers_of_layers
 from recipes.stages.adapter.patterns import is_pattern
 from recipes.stages.fields import StageFields
 from recipes.stages.finetune import FinetuneStage
 from recipes.stages.pretrain import PretrainStage
 
 _LISTED = 20
-_EMBEDDINGS = re.compile(r"(^|[._])(embed_tokens|embed_positions|word_embeddings|embed_in|wte|wpe)$")
-_EXPERT = re.compile(r"\.experts\.\d+\.")
+NO_SUCH_NUMBER = "no decoder layer of the model has this number"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ class _Layers:
 
 
 def unknown_layers(stage: FinetuneStage, by_name: Mapping[str, StageFields], graph: Graph) -> list[UnknownLayer]:
-    """The entries of `target_modules`, `modules_to_save` and `llm_int8_skip_modules` that no layer of the model has.
+    """The entries of `target_modules`, `layers_to_transform`, `modules_to_save` and `llm_int8_skip_modules` that no
+    layer of the model has.
 
     Empty also for a model whose layers are not known yet.
     """
@@ -71,6 +71,12 @@ def unknown_layers(stage: FinetuneStage, by_name: Mapping[str, StageFields], gra
     selected = [name for name in layers.linear if stage.adapts(name, OUTPUT_HEAD)]
     if stage.pattern and not selected:
         found += [UnknownLayer("target_modules", 0, stage.pattern, _hint(stage.pattern, layers.linear, ""))]
+    there = numbers_of_layers(layers.linear)
+    found += [
+        UnknownLayer("layers_to_transform", place, str(number), f"layers are counted from 0: {there}", NO_SUCH_NUMBER)
+        for place, number in enumerate(stage.layers_to_transform)
+        if number in stage.absent_layers(layers.linear)
+    ]
     if selected:
         found += _without_a_layer("rank_pattern", stage.rank_pattern, selected)
         found += _without_a_layer("alpha_pattern", stage.alpha_pattern, selected)
@@ -118,17 +124,14 @@ def _of_stage(base: PretrainStage) -> _Layers:
 
 
 def _of_folder(folder: Path | None) -> _Layers:
-    shapes = {} if folder is None or is_adapter(folder) else tensor_shapes(folder)  # an adapter is refused as a whole
-    joined = dict.fromkeys(f"{name[: found.start()]}.experts" for name in shapes if (found := _EXPERT.search(name)))
-    shapes = {name: shape for name, shape in shapes.items() if not _EXPERT.search(name)}
-    matrices = [
-        name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2
-    ]
+    if folder is None or is_adapter(folder):  # an adapter is refused as a whole
+        return _Layers([], [])
+    matrices, shapes = list(linear_shapes(folder)), tensor_shapes(folder)
     if not matrices:
         return _Layers([], [])
-    linear = [*(name for name in matrices if not _EMBEDDINGS.search(name)), OUTPUT_HEAD]
-    every = dict.fromkeys([*(name.rpartition(".")[0] for name in shapes), OUTPUT_HEAD])
-    return _Layers(linear, list(every), tuple(joined))
+    every = [name.rpartition(".")[0] for name in shapes if not is_of_experts(name)]
+    joined = tuple(f"{block}.experts" for block in blocks_of_experts(shapes))
+    return _Layers([*matrices, OUTPUT_HEAD], list(dict.fromkeys([*every, OUTPUT_HEAD])), joined)
 
 
 def _hint(name: str, layers: list[str], otherwise: str) -> str:

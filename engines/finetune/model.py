@@ -31,7 +31,7 @@ from engines.training.inputs import not_loaded, refuse_missing_weights, refuse_o
 from engines.training.precision import Precision
 from engines.training.saves.from_shards import load_weights
 from recipes.problems import OperatorError, printable
-from recipes.stages.adapter.fields import ALL_LINEAR
+from recipes.stages.adapter.fields import ALL_LINEAR, numbers_of_layers
 from recipes.stages.adapter.patterns import is_pattern
 from recipes.stages.finetune import FinetuneFields, FinetuneStage
 
@@ -275,6 +275,13 @@ def _check_patterns(model: Any, stage: FinetuneStage) -> None:
         numbers = f", layers_to_transform {stage.layers_to_transform}" if stage.layers_to_transform else ""
         what = printable(stage.pattern or ", ".join(stage.target_modules), 200)
         raise OperatorError(f"target_modules — no linear layer of the model is selected by {what}{numbers}", listed)
+    absent = stage.absent_layers(_linear_layers(model))
+    if absent:
+        wanted = printable(", ".join(map(str, absent)), 200)
+        raise OperatorError(
+            f"layers_to_transform — no decoder layer of the model has the number {wanted}",
+            "layers are counted from 0: " + numbers_of_layers(_linear_layers(model)),
+        )
     for field, patterns in (("rank_pattern", stage.rank_pattern), ("alpha_pattern", stage.alpha_pattern)):
         for key in patterns:
             if not any(re.match(rf"(.*\.)?({key})$", layer) for layer in layers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
@@ -205,7 +206,12 @@ class AdapterFields(StageFields):
             named = layer != output_head
         else:
             named = any(f".{layer}".endswith(f".{name}") for name in self.target_modules)
-        return named and (not self.layers_to_transform or _number_of(layer) in self.layers_to_transform)
+        return named and (not self.layers_to_transform or number_of_layer(layer) in self.layers_to_transform)
+
+    def absent_layers(self, layers: Iterable[str]) -> list[int]:
+        """The numbers in `layers_to_transform` that no layer of a model has: PEFT would train without them."""
+        numbers = {number_of_layer(layer) for layer in layers}
+        return [number for number in self.layers_to_transform if number not in numbers]
 
     def rank_of(self, layer: str) -> int:
         """The rank of a layer's adapter: that of the first key of `rank_pattern` that matches the end of its name."""
@@ -213,7 +219,13 @@ class AdapterFields(StageFields):
         return next(found, self.r)
 
 
-def _number_of(layer: str) -> int | None:
+def number_of_layer(layer: str) -> int | None:
     """The number of the decoder layer in a dotted name, as PEFT finds it; None without one."""
     found = re.match(r".*\.[^.]*\.(\d+)\.", layer)
     return None if found is None else int(found.group(1))
+
+
+def numbers_of_layers(layers: Iterable[str]) -> str:
+    """The first and the last number of a model's decoder layers, by the names of its linear layers."""
+    numbers = sorted(number for number in map(number_of_layer, layers) if number is not None)
+    return f"the model has {numbers[0]} to {numbers[-1]}" if numbers else "the model has no numbered layers"

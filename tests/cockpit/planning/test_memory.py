@@ -112,6 +112,36 @@ def test_a_4_bit_training_of_a_14b_model_has_the_parts_that_are_known_by_hand() 
     assert need({**qlora, "label_smoothing_factor": 0.1}, QWEN_14B).logits == 16 * pieces, "torch's own loss"
 
 
+@pytest.mark.parametrize(
+    ("fields", "trained"),
+    [
+        ({"target_modules": r".*\.(q_proj|down_proj)"}, 48 * 16 * (2 * 5120 + 13824 + 5120)),
+        ({"target_modules": ["self_attn.o_proj"], "layers_to_transform": [0, 47]}, 2 * 16 * 2 * 5120),
+        ({"target_modules": ["q_proj", "down_proj"], "rank_pattern": {"down_proj": 2}},
+         48 * (16 * 2 * 5120 + 2 * (13824 + 5120))),
+        ({"target_modules": ["o_proj"], "use_dora": True}, 48 * (16 * 2 * 5120 + 5120)),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["o_proj"]}, 48 * (16 * 2 * 5120 + 5120 * 5120)),
+    ],
+)  # fmt: skip
+def test_gradients_are_those_of_the_layers_that_the_fields_select(fields: dict[str, Any], trained: int) -> None:
+    found = need({**QLORA, **fields}, QWEN_14B)
+    assert (found.gradients, found.optimizer) == (4 * trained, 8 * trained)
+
+
+def test_an_adapter_is_counted_by_the_names_that_its_model_has() -> None:
+    matrices = {f"transformer.h.{layer}.attn.c_attn": (5120, 3 * 5120) for layer in range(48)}
+    found = need({**QLORA, "target_modules": ["c_attn"]}, QWEN_14B, matrices=matrices)
+    assert found.gradients == 4 * 48 * 16 * 4 * 5120
+
+
+@pytest.mark.parametrize("fields", [{"init_lora_weights": "pissa"}, {"base_dtype": "float32"}])
+def test_a_base_that_stays_in_float32_needs_4_bytes_a_weight_and_what_autocast_keeps(fields: dict[str, Any]) -> None:
+    plain = {**QLORA, "load_in_4bit": False}
+    usual, wide = need(plain, QWEN_14B), need({**plain, **fields}, QWEN_14B)
+    assert wide.weights - usual.weights == 2 * shape(QWEN_14B).parameters
+    assert wide.activations - usual.activations >= 2 * shape(QWEN_14B).linear_parameters
+
+
 def test_more_rows_need_more_and_checkpointing_and_short_rows_need_less() -> None:
     whole = need(QLORA, QWEN_14B)
     usual = whole.total

@@ -124,6 +124,7 @@ def fused(folder: Path, targets: str) -> Path:
     path = recipe(folder, TUNE + f"target_modules = {targets}\n")
     parts = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.experts.0.down_proj")
     shapes = {f"model.layers.0.{part}.weight": [4, 4] for part in parts}
+    shapes |= {"model.layers.0.mlp.gate.weight": [2, 4]}
     shapes |= {"model.norm.weight": [4], "model.embed_tokens.weight": [8, 4]}
     header, at = {}, 0
     for name, shape in shapes.items():
@@ -134,6 +135,12 @@ def fused(folder: Path, targets: str) -> Path:
     (folder / "model" / "tokenizer.json").write_text("{}")
     (folder / "model" / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(at))
     return path
+
+
+def test_a_number_that_no_decoder_layer_has_is_located_and_not_left_out(tmp_path: Path) -> None:
+    path = fused(tmp_path, '["o_proj"]\nlayers_to_transform = [0, 1]')
+    with pytest.raises(RecipeError, match=r'layers_to_transform\[1\] — no decoder layer .* number; got "1"; .* 0 to 0'):
+        check_models(load_recipe(path))
 
 
 @pytest.mark.parametrize("targets", ['["qkv_proj", "o_proj"]', '"all-linear"', '["self_attn.o_proj"]', '["lm_head"]'])
@@ -149,6 +156,7 @@ def test_any_names_that_the_model_has_are_targets(tmp_path: Path, targets: str) 
         ('["norm"]', "the model has lm_head, o_proj, qkv_proj, or use all-linear"),
         ('["embed_tokens"]', r'\[0\].*got "embed_tokens"'),
         ('["qvk_proj"]', "did you mean qkv_proj"),
+        ('["gate"]', r'\[0\].*got "gate"'),  # the router of the experts
         ('["down_proj"]', r'\[0\].*got "down_proj"'),  # of experts only, which transformers joins
     ],
 )

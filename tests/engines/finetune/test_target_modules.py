@@ -90,6 +90,17 @@ def test_a_pattern_that_names_no_adapted_layer_is_refused() -> None:
         add_adapter(Phi3ForCausalLM(Phi3Config(**SIZES)), wrong, Path())
 
 
+def test_a_number_that_no_decoder_layer_has_is_refused_and_not_left_out() -> None:
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    from engines.finetune.model import add_adapter
+
+    config = Phi3Config(**{**SIZES, "num_hidden_layers": 2})
+    wrong = stage(["o_proj"]).model_copy(update={"layers_to_transform": [1, 2]})  # counted from 1
+    with pytest.raises(OperatorError, match="layers_to_transform — no decoder layer of the model has the number 2"):
+        add_adapter(Phi3ForCausalLM(config), wrong, Path())
+
+
 def adapted_in_deepseek(targets: Any) -> tuple[set[str], set[str], list[str]]:
     """Layers and parameters with an adapter in a DeepSeek whose first layer is dense, and warnings."""
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
