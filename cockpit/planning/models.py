@@ -89,7 +89,7 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     """Inputs and outputs of the linear layers in a folder's safetensors files, by dotted name, without the output head.
 
-    Matrices of experts and of what chooses among them are none: transformers joins them, or computes them itself.
+    Matrices of experts and of their router do not count: transformers joins them, or computes them itself.
     """
     shapes = tensor_shapes(folder)
     routers = {f"{block}.{name}.weight" for block in blocks_of_experts(shapes) for name in _ROUTERS}
