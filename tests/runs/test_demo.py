@@ -32,6 +32,9 @@ SHRUNK = (
     "gguf.max_length=128",
 )
 
+COSTS = {"wall_s", "cpu_s", "peak_rss_bytes"}
+"""The end of every attempt adds them, after its gates."""
+
 
 @pytest.mark.thorough
 def test_the_demo_goes_from_source_text_to_quantized_files_that_are_proven_to_be_the_model(tmp_path: Path) -> None:
@@ -44,7 +47,7 @@ def test_the_demo_goes_from_source_text_to_quantized_files_that_are_proven_to_be
 
     metrics = {stage.name: stage.metrics for stage in state.stages}
     for table in json.loads(run.recipe_json.read_text())["recipe"]["stage"]:
-        gates = [{"metric": name, "op": "<", "value": 1.0} for name in metrics[table["name"]]]
+        gates = [{"metric": name, "op": "<", "value": 1.0} for name in metrics[table["name"]] if name not in COSTS]
         assert unreported(str(tag_of_table(table)), {**table, "gate": gates}) == [], "the kind's row has every metric"
     before, after = metrics["before"]["loss"], metrics["after"]["loss"]
     assert before is not None
