@@ -132,7 +132,7 @@ def open_screen(
         )
     from cockpit.tui.app import CockpitApp
 
-    CockpitApp(
+    app = CockpitApp(
         runs_root(runs_dir),
         open_run=run,
         replay=replay,
@@ -141,8 +141,9 @@ def open_screen(
         chat=chat,
         votes=votes,
         answers=answers,
-    ).run()
-    return ExitCode.DONE
+    )
+    app.run()
+    return {0: ExitCode.DONE, ExitCode.INTERRUPTED: ExitCode.INTERRUPTED}.get(app.return_code or 0, ExitCode.FAILED)
 
 
 def _report(error: Exception) -> None:

@@ -120,12 +120,18 @@ class CockpitApp(App[None]):
         drawn_on = hang_up.terminal() if not self.is_headless else None
         if drawn_on is not None:
             self.set_interval(hang_up.CHECK_S, lambda: self._end_without_terminal(drawn_on))
+            hang_up.on_signals(lambda: self._end_by_signal(drawn_on))
         self.open_first()
 
     def _end_without_terminal(self, drawn_on: int) -> None:
         """End the screen if its terminal is gone: a hang-up that is ignored would leave it running for ever."""
         if hang_up.is_gone(drawn_on):
             os._exit(ExitCode.INTERRUPTED)  # nothing can be drawn or restored any more, and the screen owns nothing
+
+    def _end_by_signal(self, drawn_on: int) -> None:
+        """End the screen and restore its terminal, if it is still there; runs continue."""
+        self._end_without_terminal(drawn_on)
+        self.exit(return_code=ExitCode.INTERRUPTED)
 
     def open_first(self) -> None:
         """Open the screen that the operator requested, or Home."""

@@ -33,6 +33,14 @@ class PretrainStage(TrainingFields):
         help="The tokens stage, which also provides the tokenizer.",
     )
     start_from: str | None = starting_weights("model", "Model")
+    max_length: int = setting(
+        512,
+        section="Data",
+        at_resume="order",
+        ge=8,
+        unit="tokens",
+        help="Length of every sequence: the tokens of all documents, one after another, are divided into windows.",
+    )
     document_masking: bool = setting(
         False,
         section="Data",

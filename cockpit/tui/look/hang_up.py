@@ -1,10 +1,17 @@
-"""Whether the screen still has its terminal. A program that ignores SIGHUP is not ended when its terminal goes away."""
+"""The end of a screen by a signal, or with its terminal.
+
+A program that ignores SIGHUP is not ended when its terminal goes away. One that is ended by a signal's default action
+leaves a terminal that stays in raw mode, shows the dead screen, and receives a report of every move of the mouse.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
+import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 CHECK_S = 2.0
@@ -24,3 +31,11 @@ def is_gone(fd: int) -> bool:
     waiting = select.poll()
     waiting.register(fd, 0)
     return any(events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, events in waiting.poll(0))
+
+
+def on_signals(end: Callable[[], None]) -> None:
+    """Call `end` in the running loop on SIGTERM and SIGHUP, unless they are ignored."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            loop.add_signal_handler(number, end)

@@ -106,7 +106,7 @@ class BlindScreen(Screen[None]):
 
     def _show(self) -> None:
         votes, pair = self.votes, self.votes.at
-        title = f"Which answer is better?  {votes.done} of {len(votes.shown)}"
+        title = f"Which answer is better?  {votes.done} of {len(votes.shown)} votes"
         if pair is None:
             title = f"Result of {fmt.counted(votes.done, 'vote')}"
             rows = votes.count().lines(votes.pairs.sides)

@@ -112,7 +112,7 @@ class HomeScreen(Screen[None]):
     def on_mount(self) -> None:
         self.query_one(RecipeList).border_title = "Recipes"
         self.query_one(RunTable).border_title = "Runs"
-        self.query_one(RunTable).empty_message = "loading…"
+        self.query_one(RunTable).empty_message = self.query_one(RecipeList).empty_message = "loading…"
         self.query_one(RecipeList).focus()
         self.set_interval(POLL_S, self._scan)
 
@@ -160,7 +160,7 @@ class HomeScreen(Screen[None]):
         if found.machine:
             self._show_machine(found.machine)
         table = self.query_one(RunTable)
-        if found.recipes is not None and found.recipes != self._recipes:
+        if found.recipes is not None and (found.recipes != self._recipes or not self._recipes):
             self._recipes = found.recipes
             self._plans.clear()
             self._show_recipes()

@@ -20,6 +20,8 @@ from cockpit.tui.look.theme import ascii_only, palette
 
 NO_VALUE = "none"
 """What an editor shows for a field without a value."""
+LABEL_CELLS = 27
+"""Cells of a key beside the mark of a change or a problem, on a narrow screen."""
 MOVES: list[BindingType] = [
     Binding("up", "row(-1)", "Previous field", show=False),
     Binding("down", "row(1)", "Next field", show=False),
@@ -33,7 +35,7 @@ class FieldRow(Horizontal):
     DEFAULT_CSS = """
     FieldRow { height: 1; }
     FieldRow:focus-within { background: $panel; }
-    FieldRow > .label { width: 29; text-wrap: nowrap; text-overflow: ellipsis; }
+    FieldRow > .label { width: 29; padding: 0 1 0 0; text-wrap: nowrap; text-overflow: ellipsis; }
     FieldRow > .note { width: 1fr; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
     FieldRow > Input, FieldRow > ChoiceBox { width: 22; }
     FieldRow > Input { background: $surface; color: $foreground; height: 1; border: none; padding: 0; }
@@ -121,7 +123,7 @@ class FieldRow(Horizontal):
         row = self.row
         mark, colour = ("!", "error") if row.problems else (("*", "accent") if row.was is not None else (" ", ""))
         text = Text(mark, colours.get(colour, ""), no_wrap=True)
-        text.append(row.key, colours["error"] if row.problems else "")
+        text.append(_label_of(row.key), colours["error"] if row.problems else "")
         return text
 
     def _note(self) -> Text:
@@ -162,6 +164,11 @@ class FieldInput(Input):
 
     def action_ask(self) -> None:
         self.post_message(FieldRow.Asked(self.key))
+
+
+def _label_of(key: str) -> str:
+    """The key; of a long one in a table, the end: its rows in the form are neighbours, and their ends differ."""
+    return key if len(key) <= LABEL_CELLS else f"{'..' if ascii_only() else '…'}{key.rpartition('.')[2]}"
 
 
 class ChoiceBox(Static, can_focus=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from cockpit.replay.playback import Playback
@@ -19,9 +20,10 @@ from cockpit.tui.look.wrapping import wrapped_lines
 from cockpit.tui.widgets.transport import events_around
 from engines.words import IGNORED, EndReason, GateResult, Verb
 
+INPUTS = ("model", "data", "adapter", "tokenizer", "test_data", "baseline", "files")
 FACTS = (
-    ("model", "data", "adapter", "tokenizer", "test_data", "baseline", "files"),
-    ("file_types", "target_bits", "checks", "answers", "max_new_tokens"),
+    INPUTS,
+    ("file_types", "target_bits", "checks", "max_new_tokens"),
     ("r", "lora_alpha", "lora_dropout", "beta", "loss_type"),
     ("hidden_size", "num_hidden_layers", "num_attention_heads"),
     ("learning_rate", "lr_scheduler_type", "warmup_steps", "optim"),
@@ -72,10 +74,16 @@ class _Pen:
         text.truncate(self.width, overflow="ellipsis")
         self.lines.append(text)
 
-    def pair(self, name: str, value: str, style: str = "") -> None:
+    def pair(self, name: str, value: str, style: str = "", *, keep_end: bool = False) -> None:
+        """A label and its value; `keep_end`: a long value loses its start, because the end of a path says more."""
         label = 20  # of num_attention_heads, and a space
         text = Text(f"{name[: label - 1]:<{label}}", style=self.colours.get("text-muted", ""))
-        text.append(safe_text(value, 200), self.colours.get(style, style))
+        shown = safe_text(value, 200)
+        if keep_end and cell_len(shown) > self.width - label:
+            while cell_len(shown) > self.width - label - 1:
+                shown = shown[1:]
+            shown = f"…{shown}"
+        text.append(shown, self.colours.get(style, style))
         text.truncate(self.width, overflow="ellipsis")
         self.lines.append(text)
 
@@ -88,7 +96,7 @@ def _recipe(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, An
             value = facts.get(name)
             if value is None or value == []:
                 continue
-            pen.pair(shorter.get(name, name), _value(value))
+            pen.pair(shorter.get(name, name), _value(value), keep_end=group is INPUTS)
             requested = _requested(state, stage, _REQUESTED.get(name))
             if requested:
                 pen.pair("  changed to", requested, "warning")
@@ -136,8 +144,8 @@ def _attempts(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, 
         pen.pair(safe_text(guard.guard, 40), f"step {guard.step}: {fmt.number(guard.value)}", "error")
     for gate in stage.gates[-4:]:
         pen.pair(
-            "gate",
-            f"{gate.metric} {gate.op} {fmt.exact(gate.limit)}: {gate.result}",
+            f"gate {gate.result}",
+            f"{gate.metric} {gate.op} {fmt.exact(gate.limit)}",
             "" if gate.result == GateResult.PASS else "error",
         )
 

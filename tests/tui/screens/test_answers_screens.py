@@ -22,7 +22,7 @@ async def test_sides_are_told_only_at_the_end(size: tuple[int, int], tmp_path: P
     votes = Votes(tmp_path / "v", Pairs(("model-base", "model-tuned"), "0" * 64, tuple(made)), seed=4)
     app = CockpitApp(tmp_path, votes=votes)
     async with app.run_test(size=size) as pilot:
-        await until_seen(pilot, "Which answer is better?  0 of 3")
+        await until_seen(pilot, "Which answer is better?  0 of 3 votes")
         for at in range(3):
             shown = picture(app)
             assert "apple" in shown

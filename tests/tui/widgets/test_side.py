@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich.cells import cell_len
+
 from cockpit.runs.state import RunState
 from cockpit.tui.widgets.side import side_column
-from engines.events.results import SampledText
+from engines.events.results import GateChecked, SampledText
 from engines.events.runs import ControlApplied
+from engines.words import GateResult
 from tests.tui.journals import Journal, live
 
 FACTS = {"learning_rate": 2e-4, "max_steps": 820}
@@ -68,3 +71,14 @@ def test_what_an_evaluation_tests_and_an_export_writes_is_listed_without_bracket
         "file_types          F16, Q4_K_M",
         "num_attention_heads 12",
     ]
+
+
+def test_a_long_path_keeps_its_end_and_a_gate_its_result() -> None:
+    journal = live()
+    gate = GateChecked(stage="atlas", metric="success", op=">=", limit=0.99, value=0.25, result=GateResult.FAIL)
+    journal.say("sup", gate, 1.0)
+    lines = _column(journal, {"data": "/a/very/long/folder/of/漢字漢字/questions.jsonl"})
+    assert lines[1].endswith("漢字/questions.jsonl")
+    assert lines[1].startswith("data                …")
+    assert cell_len(lines[1]) <= 42
+    assert "gate fail           success >= 0.99" in lines
