@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cockpit.planning.models import tensor_types
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
 from engines.artifacts.manifest import ManifestError, manifest_sha256
 from engines.artifacts.sharded import refuse_shards
+from engines.artifacts.weight_types import refuse_whole_numbers
 from engines.json_text import read_object
 from exporters.lora.settings import other_features
 from recipes.load import LoadedRecipe
@@ -77,6 +79,7 @@ def check_base(folder: Path, stage: StageFields) -> None:
         raise OperatorError(
             f"{printable(str(folder), 400)} has no weights: no .safetensors file", "copy the whole model folder"
         )
+    refuse_whole_numbers(folder, tensor_types(folder))
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise OperatorError(
             f"{printable(str(folder), 400)} has no tokenizer: no tokenizer.json", "copy the whole model folder"

@@ -115,6 +115,17 @@ def _is_linear(name: str) -> bool:
     return not (is_of_experts(name) or _EMBEDDINGS.search(layer) or layer.rpartition(".")[2] == OUTPUT_HEAD)
 
 
+def tensor_types(folder: Path) -> dict[str, str]:
+    """Types of the tensors in a folder's safetensors files by name; empty if a file cannot be read."""
+    found: dict[str, str] = {}
+    try:
+        for file in sorted(folder.glob("*.safetensors")):
+            found |= {name: str(entry["dtype"]) for name, entry in safetensors_header(file).items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+    return found
+
+
 def merge_need(runs_root: Path, base: Path | None, dtype: str) -> Need:
     """The need of a merge: it writes the weights once, in the merged type, and holds one tensor at a time."""
     facts = model_facts(base) if base is not None else None

@@ -16,6 +16,7 @@ from engines.artifacts.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BA
 from engines.artifacts.generation_config import end_ids, read_generation_config
 from engines.artifacts.manifest import MANIFEST, manifest_sha256
 from engines.artifacts.sharded import refuse_shards
+from engines.artifacts.weight_types import refuse_whole_numbers
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.evaluate.four_bits import OTHER_BASE, is_over_four_bits, keep_layout, quantization_as_trained
 from engines.exhausted_memory import exhausted_memory
@@ -24,7 +25,13 @@ from engines.json_text import read_object
 from engines.labels.vocabulary import Vocabulary, view_of
 from engines.machine.returned_memory import copies_returned
 from engines.run_dir.moved_runs import place_now
-from engines.training.inputs import cached_folder, not_loaded, refuse_missing_weights, refuse_other_shapes
+from engines.training.inputs import (
+    cached_folder,
+    not_loaded,
+    refuse_missing_weights,
+    refuse_other_shapes,
+    tensor_types,
+)
 from recipes.problems import OperatorError, printable
 
 Warn = Callable[[str], None]
@@ -171,6 +178,7 @@ def _pretrained(folder: Path, dtype: str, quantization: Any = None) -> Any:
             "install a bitsandbytes that supports this machine (pip install bitsandbytes), or leave it out",
         ) from error
     keep_layout(model)
+    refuse_whole_numbers(folder, tensor_types(folder))
     refuse_other_shapes(folder, found["mismatched_keys"])
     refuse_missing_weights(folder, found["missing_keys"])
     return model

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from engines.artifacts.adapter_folder import OUTPUT_HEADS
 from engines.artifacts.generation_config import GENERATION_CONFIG
 from engines.artifacts.sharded import is_in_shards
+from engines.artifacts.weight_types import refuse_whole_numbers
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.exhausted_memory import exhausted_memory
 from engines.files import refuse_special_files
@@ -27,7 +28,12 @@ from engines.finetune.fused_experts import is_taken_apart, refuse_experts, refus
 from engines.finetune.loftq import initialize
 from engines.json_text import read_object
 from engines.machine.returned_memory import copies_returned
-from engines.training.inputs import not_loaded, refuse_missing_weights, refuse_other_shapes
+from engines.training.inputs import (
+    not_loaded,
+    refuse_missing_weights,
+    refuse_other_shapes,
+    tensor_types,
+)
 from engines.training.precision import Precision
 from engines.training.saves.from_shards import load_weights
 from recipes.problems import OperatorError, printable
@@ -109,6 +115,7 @@ def load_base(
 def _load(folder: Path, *, dtype: torch.dtype, quantization: BitsAndBytesConfig | None) -> Any:
     if is_in_shards(folder):
         return _of_shards(folder, dtype)
+    refuse_whole_numbers(folder, tensor_types(folder))
     with copies_returned(quantizes=quantization is not None):
         model, found = AutoModelForCausalLM.from_pretrained(
             str(folder),

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from engines.context import Input
 from engines.inputs.hub_cache import divided, hub_cache
 from engines.json_text import read_object
@@ -71,6 +73,15 @@ def refuse_other_shapes(folder: Path, mismatched: Iterable[tuple[str, Any, Any]]
             f"model — the weights in {folder} have other shapes than its config.json says: {listed}{more}",
             "copy the whole model folder again",
         )
+
+
+def tensor_types(folder: Path) -> dict[str, str]:
+    """The types of the tensors in a folder's safetensors files, as their headers name them: BF16, I8, …"""
+    found: dict[str, str] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(file), "np") as tensors:
+            found |= {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    return found
 
 
 def not_loaded(folder: Path, what: str, error: Exception) -> OperatorError:

@@ -139,3 +139,25 @@ def test_a_layer_is_trained_as_a_whole_or_gets_an_adapter() -> None:
     FinetuneStage.model_validate({**stage, "modules_to_save": ["lm_head"]})
     with pytest.raises(ValueError, match=r"modules_to_save — a layer is trained as a whole.* got v_proj"):
         FinetuneStage.model_validate({**stage, "modules_to_save": ["v_proj"]})
+
+
+def test_whole_numbers_without_a_scale_are_no_weights(tmp_path: Path, model: Path, messages: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from cockpit.planning.base_check import check_base
+    from engines.evaluate.model import load_model
+    from recipes.stages.finetune import FinetuneStage
+
+    folder = tmp_path / "int8"
+    shutil.copytree(model, folder)
+    tensors = load_file(folder / "model.safetensors")
+    rounded = {name: tensor.to(torch.int8) if "q_proj" in name else tensor for name, tensor in tensors.items()}
+    save_file(rounded, folder / "model.safetensors", {"format": "pt"})
+    says = r"has weights that are whole numbers without a scale \(model\.layers\.0\.self_attn\.q_proj\.weight: I8\)"
+    with pytest.raises(OperatorError, match=says):
+        run_stage(context(tmp_path / "run", FINETUNE, {"model": folder, "data": messages}))
+    with pytest.raises(OperatorError, match=says):
+        load_model(folder, "x")
+    with pytest.raises(OperatorError, match=says):
+        check_base(folder, FinetuneStage.model_validate(FINETUNE))
