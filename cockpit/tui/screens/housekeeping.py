@@ -32,6 +32,7 @@ from recipes.problems import OperatorError
 T = TypeVar("T")
 KEEP, REMOVE = "keep", "remove"
 LISTED = 8
+NOT_SHOWN = "another screen was opened before the disk was read: press the key again"
 
 
 def ask_note(over: Screen[Any], run: RunDir, done: Callable[[], None]) -> None:
@@ -78,7 +79,7 @@ def ask_remove(over: Screen[Any], run: RunDir, done: Callable[[], None]) -> None
     def measure() -> tuple[Sizes, set[str]]:
         return sizes_of(run), users_of([run], run.root.parent).get(run.id, set())
 
-    _in_thread(over, measure, measured)
+    _in_thread(over, measure, _if_on_top(over, measured))
 
 
 def ask_prune(over: Screen[Any], run: RunDir, done: Callable[[], None]) -> None:
@@ -104,7 +105,7 @@ def ask_prune(over: Screen[Any], run: RunDir, done: Callable[[], None]) -> None:
                 lambda gone: _finish(over, f"{fmt.counted(len(gone), 'folder')} removed", done),
             )
 
-    _in_thread(over, lambda: removals(run, uses_in(run.root.parent)), listed)
+    _in_thread(over, lambda: removals(run, uses_in(run.root.parent)), _if_on_top(over, listed))
 
 
 def show_sizes(over: Screen[Any], root: Path) -> None:
@@ -112,15 +113,20 @@ def show_sizes(over: Screen[Any], root: Path) -> None:
 
     def measured(found: list[tuple[str, Sizes]]) -> None:
         found.sort(key=lambda item: (-item[1].total, item[0]))
-        rows = [[safe_text(name, 32), *map(_cell, _columns(sizes)), fmt.size(sizes.total)] for name, sizes in found]
+        room = max(12, min(32, over.app.size.width * 96 // 100 - AROUND_NAMES))
+        rows = [[safe_text(name, room), *map(_cell, _columns(sizes)), fmt.size(sizes.total)] for name, sizes in found]
         sums = [sum(column) for column in zip(*(_columns(sizes) for _, sizes in found), strict=True)]
         rows.append(["total", *map(_cell, sums), fmt.size(sum(sizes.total for _, sizes in found))])
         table = text_table(("run", "checkpoints", "outputs", "journals, logs", "total"), rows, right=range(1, 5))
         over.app.push_screen(TextScreen("What runs take on the disk", Text("\n".join(table), no_wrap=True)))
 
-    _in_thread(over, lambda: [(name, sizes_of(RunDir(root / name))) for name in run_ids(root)], measured)
+    _in_thread(
+        over, lambda: [(name, sizes_of(RunDir(root / name))) for name in run_ids(root)], _if_on_top(over, measured)
+    )
 
 
+AROUND_NAMES = 6 + 49
+"""Cells beside the names of runs in the table of sizes: the dialog's frame and scroll bar, and the other columns."""
 ENTER = "enter stores it   esc cancels"
 
 
@@ -136,6 +142,18 @@ def _columns(sizes: Sizes) -> tuple[int, int, int]:
 
 def _cell(size: int) -> str:
     return fmt.size(size) if size else "-"
+
+
+def _if_on_top(over: Screen[Any], then: Callable[[T], object]) -> Callable[[T], object]:
+    """`then`, unless another screen was opened while the work was done: a question must not appear over that one."""
+
+    def shown(result: T) -> None:
+        if over.app.screen is over:
+            then(result)
+        else:
+            say(over, NOT_SHOWN, "warning")
+
+    return shown
 
 
 def _in_thread(over: Screen[Any], work: Callable[[], T], then: Callable[[T], object]) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 from textual.widgets import Button, Input
 
+from cockpit.keeping.sizes import Sizes, sizes_of
 from cockpit.runs.find import run_ids
 from cockpit.tui.dialogs.ask import AskScreen
 from cockpit.tui.dialogs.confirm import ConfirmScreen
 from cockpit.tui.dialogs.read import TextScreen
+from cockpit.tui.screens.housekeeping import NOT_SHOWN
+from cockpit.tui.screens.live_run import LiveRunScreen
 from cockpit.tui.widgets.run_table import RunTable
 from engines.run_dir.paths import RunDir
 from tests.cockpit.keeping.finished_runs import made_run
+from tests.patience import PATIENCE_S
 from tests.tui.looking import no_control_characters, notices, picture, until, until_seen
 from tests.tui.screens.test_home import opened
 
@@ -99,3 +104,34 @@ async def test_pruning_lists_what_goes_and_sizes_are_a_table(tmp_path: Path) -> 
         await pilot.press("u")
         await until(pilot, lambda: isinstance(pilot.app.screen, TextScreen), "the table")
         assert "checkpoints" in picture(pilot.app)
+
+
+async def test_a_question_does_not_appear_over_a_screen_that_was_opened_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, measured = made_run(tmp_path / "runs", "a"), threading.Event()
+
+    def sizes_when_allowed(of: RunDir) -> Sizes:
+        measured.wait(PATIENCE_S)
+        return sizes_of(of)
+
+    monkeypatch.setattr("cockpit.tui.screens.housekeeping.sizes_of", sizes_when_allowed)
+    async with opened(tmp_path / "runs") as (home, pilot):
+        home.query_one(RunTable).focus()
+        await until(pilot, lambda: home.run_under_cursor is not None, "the run")
+        await pilot.press("delete", "enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, LiveRunScreen), "the run's screen")
+        measured.set()
+        await until(pilot, lambda: NOT_SHOWN in notices(pilot.app), "the notice")
+        assert isinstance(pilot.app.screen, LiveRunScreen)
+        await pilot.press("enter")
+        assert run.root.is_dir()
+
+
+async def test_the_table_of_sizes_has_a_row_for_a_run_on_a_narrow_screen(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "runs", "a-name-of-thirty-two-characters", steps=(10, 20))
+    async with opened(tmp_path / "runs") as (_, pilot):
+        await pilot.press("u")
+        await until_seen(pilot, "What runs take")
+        [row] = [line for line in picture(pilot.app).splitlines() if "│ │ 2026" in line or "a-name" in line]
+        assert row.count("B ") >= 2, f"the sizes of {run.id} are in its row"
