@@ -287,7 +287,7 @@ def journal_files(run_root: Path) -> list[Path]:
     run = RunDir(run_root)
     try:
         parts = sorted(run.journal_parts.glob("*.jsonl")) if run.journal_parts.is_dir() else []
-    except PermissionError:  # the whole folder is another user's
+    except OSError:  # the whole folder is another user's, or it was moved or removed since the look
         parts = []
     return [run.journal, *parts]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cockpit.keeping.hold import TRASH, held, remove_entry, require_removable
@@ -99,12 +99,12 @@ def leftovers(root: Path) -> list[Path]:
         entries = [entry for entry in os.scandir(root) if entry.name.startswith(TRASH)]
     except OSError:
         return []
-    own = os.geteuid()
-    return sorted(
-        Path(entry.path)
-        for entry in entries
-        if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == own
-    )
+    found, own = [], os.geteuid()
+    for entry in entries:
+        with suppress(OSError):  # another process removes leftovers too
+            if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == own:
+                found.append(Path(entry.path))
+    return sorted(found)
 
 
 def remove_leftover(folder: Path) -> None:

@@ -51,7 +51,7 @@ class Search:
                 commits = [Path(one.path) for one in _entries(repository / "snapshots") if one.is_dir()]
                 for commit in sorted(commits, key=lambda place: (place.name != main, place.name)):
                     self._add(name if commit.name == main else f"{name}@{commit.name}", commit, commit.name)
-                    for file in sorted(commit.glob("*.gguf")):
+                    for file in _gguf_files(commit):
                         self._add(str(file), file, commit.name)
 
     def runs(self, root: Path) -> None:
@@ -61,7 +61,7 @@ class Search:
                 out = run.out(stage.name)
                 if kind_of(out):
                     self._add(f"{run.id}:{stage.name}", out)
-                for file in sorted(out.glob("*.gguf")) if out.is_dir() else ():
+                for file in _gguf_files(out):
                     self._add(str(file), file)
 
     def _inside(self, place: Path, depth: int) -> Iterator[Path]:
@@ -100,6 +100,11 @@ def _is_later_part(place: Path) -> bool:
     end = place.stem.rpartition("-of-")
     number = end[0].rpartition("-")[2]
     return bool(end[1]) and number.isdecimal() and int(number[:9]) > 1
+
+
+def _gguf_files(folder: Path) -> list[Path]:
+    """GGUF files of a folder; none of one that a rerun has renamed or that was removed since the look."""
+    return [Path(entry.path) for entry in _entries(folder) if entry.name.endswith(".gguf")]
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

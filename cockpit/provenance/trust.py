@@ -148,7 +148,10 @@ def _parts(run: RunDir) -> Iterator[Path]:
 
 def _reason_of(path: Path) -> str:
     """Why a path is not this user's alone; empty if it is."""
-    linked = path.lstat()
+    try:
+        linked = path.lstat()
+    except FileNotFoundError:  # a supervisor has removed it since the look, such as the exit.json of the launch before
+        return ""
     if stat.S_ISLNK(linked.st_mode) and linked.st_uid != os.getuid():
         return f"{_user(linked.st_uid)} owns the link {path}"
     status = path.stat()

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> ExitCode:
     status, reason = _launched(given, launch, stage_json, watched)
     if reason:
         sys.stderr.write(f"{reason}\n")
-    watched.finish(reason)
+    watched.finish(reason, all_done=status is ExitCode.DONE)
     shutil.rmtree(_logs(given), ignore_errors=True)  # the supervisor reads ranks.json, the operator the console files
     return status
 

@@ -104,14 +104,20 @@ class WatchedRanks:
         """Take the exit statuses that torchrun has found, by pid, where it was faster than this thread."""
         self._learned = dict(statuses)
 
-    def finish(self, reason: str = "") -> None:
-        """Look once more and write the file; `reason` is why nothing was started, if so."""
+    def finish(self, reason: str = "", *, all_done: bool = False) -> None:
+        """Look once more and write the file.
+
+        Args:
+            reason: why nothing was started, if so.
+            all_done: torchrun found that each process ended with 0; it may have taken statuses before this thread looked.
+        """
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
         self._reason = reason
         self._ended = [
-            replace(end, status=self._learned.get(end.pid)) if end.status is None else end for end in self._ended
+            replace(end, status=self._learned.get(end.pid, 0 if all_done else None)) if end.status is None else end
+            for end in self._ended
         ]
         self._write()
 

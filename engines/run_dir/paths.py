@@ -156,10 +156,10 @@ class RunDir:
 
     def all_outs(self, *, replaced: bool = False) -> list[Path]:
         """The `out` of every stage that has one, by the stage's name; on request also those that a rerun replaced. None
-        if the folder may not be opened."""
+        if the folder may not be opened, or is moved or removed meanwhile."""
         try:
             return sorted(self.stages.glob("*/out*" if replaced else "*/out"))
-        except PermissionError:
+        except OSError:
             return []
 
     def closed_to_us(self) -> Path | None:

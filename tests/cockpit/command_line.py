@@ -16,7 +16,7 @@ from tests.runs.harness import fake_recipe, wait_for
 
 CODE_ROOT = Path(__file__).resolve().parents[2]
 QUICK = fake_recipe({"max_steps": 6, "step_s": 0.0, "save_steps": 3})
-SLOW = fake_recipe({"max_steps": 5000, "step_s": 0.02, "save_steps": 50})
+SLOW = fake_recipe({"max_steps": 100_000, "step_s": 0.02, "save_steps": 50})
 
 
 class CommandLine:

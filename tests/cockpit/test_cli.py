@@ -15,7 +15,17 @@ from cockpit.provenance.trust import seal
 from engines.events.steps import Step
 from tests.cockpit.command_line import QUICK, SLOW, CommandLine, Terminal
 from tests.patience import PATIENCE_S
-from tests.runs.harness import ended, events, fake_recipe, kill_supervisor, nothing_left, state, wait_for, wait_for_end
+from tests.runs.harness import (
+    end_soon,
+    ended,
+    events,
+    fake_recipe,
+    kill_supervisor,
+    nothing_left,
+    state,
+    wait_for,
+    wait_for_end,
+)
 
 FAILING = fake_recipe({"max_steps": 6, "step_s": 0.0, "fail_at_step": 3})
 REFUSED = fake_recipe({"max_steps": 6, "step_s": 0.0, "gate": [{"metric": "loss", "op": "<", "value": 0.001}]}).replace(
@@ -212,8 +222,7 @@ def test_detach_prints_the_id_and_the_run_continues(line: CommandLine) -> None:
 
 
 def test_stop_ends_a_run_at_a_checkpoint_and_resume_finishes_it(line: CommandLine) -> None:
-    text = fake_recipe({"max_steps": 400, "step_s": 0.02, "save_steps": 100})
-    follower = line.start("run", line.recipe(text))
+    follower = line.start("run", line.recipe(SLOW))
     begun(line)
     stopped = line.run("stop", "last")
     assert (stopped.returncode, stopped.stdout.split()) == (0, [line.the_run().id, "stopped"])
@@ -222,11 +231,12 @@ def test_stop_ends_a_run_at_a_checkpoint_and_resume_finishes_it(line: CommandLin
     assert follower.returncode == 130
     before = line.json("show", "last", "--json")["stages"][0]
     assert before["checkpoints"][-1]["step"] == before["step"]
-    resumed = line.run("resume", "last")
+    last = before["step"] + 40
+    resumed = line.run("resume", "last", "--set", f"part-1.max_steps={last}")
     assert resumed.returncode == 0, resumed.stderr
     after = line.json("show", "last", "--json")["stages"][0]
     assert after["attempts"][1]["resumed_from"]["step"] == before["step"]
-    assert after["step"] == 400
+    assert after["step"] == last
     assert line.run("resume", "last").returncode == 2
     refused = line.run("stop", "last")
     assert refused.returncode == 2
@@ -293,11 +303,12 @@ def test_a_closed_output_ends_the_follower_quietly_and_the_run_continues(line: C
 
 def test_a_follower_adopts_a_run_whose_supervisor_died(line: CommandLine) -> None:
     text = fake_recipe(
-        {"max_steps": 60, "step_s": 0.05, "save_steps": 20}, {"max_steps": 3, "step_s": 0.0, "data": "part-1"}
+        {"max_steps": 100_000, "step_s": 0.05, "save_steps": 20}, {"max_steps": 3, "step_s": 0.0, "data": "part-1"}
     )
     follower = line.start("run", line.recipe(text), "--json")
     begun(line)
     assert kill_supervisor(line.the_run()) is not None
+    end_soon(line.the_run())
     output, _ = follower.communicate(timeout=PATIENCE_S)
     assert follower.returncode == 0
     assert output.encode() == line.the_run().journal.read_bytes()

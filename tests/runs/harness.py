@@ -18,11 +18,14 @@ from cockpit.launching.launch import launch
 from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
 from cockpit.supervision.process_tree import kill_tree, run_processes
+from engines.control import put_request
 from engines.events.kinds import AnyEvent
-from engines.events.steps import Step
+from engines.events.runs import ControlApplied
+from engines.events.steps import Step, StepsPlanned
 from engines.journal import read_journal
 from engines.run_dir.locks import lock_holder, lock_is_held
 from engines.run_dir.paths import RunDir
+from engines.words import Verb
 from recipes.load import load_recipe_text
 from tests.patience import PATIENCE_S
 
@@ -133,6 +136,24 @@ def step_of(run: RunDir, stage: str = "part-1") -> int:
 def wait_for_step(run: RunDir, step: int = 1, stage: str = "part-1") -> None:
     """Wait until the journal has a step of the stage that is at least this one."""
     wait_for(lambda: step_of(run, stage) >= step, f"step {step} of {stage}")
+
+
+def end_soon(run: RunDir, more: int = 20, stage: str = "part-1") -> int:
+    """Ask a stage that would train on to end some steps after this one; returns its last step, as it answers.
+
+    A test that does something to a training stage lets it train without an end, does it, and then asks for the end:
+    a stage with few steps would now and then end before a slow test has done it.
+    """
+    number = put_request(run.control, Verb.MAX_STEPS, step_of(run, stage) + more, stage=stage).number
+    wait_for(
+        lambda: any(isinstance(e, ControlApplied) and e.number == number for e in events(run)), "the answer to the end"
+    )
+    return [e.total_steps for e in events(run) if isinstance(e, StepsPlanned) and e.stage == stage][-1]
+
+
+def wait_for_engine(run: RunDir, stage: str = "part-1", attempt: int = 1) -> int:
+    """The pid of an attempt's engine, once the supervisor has recorded it: the engine may be at its steps before."""
+    return wait_for(lambda: engine_pid(run, stage, attempt), f"the record of the engine of attempt {attempt}")
 
 
 def engine_pid(run: RunDir, stage: str, attempt: int) -> int | None:

@@ -23,7 +23,7 @@ class Screen:
             os.chdir(ROOT)
             os.environ.update(TERM="xterm-256color", COLUMNS=str(columns), LINES=str(rows))
             os.execv(sys.executable, [sys.executable, "-m", "cockpit", *argv])
-        self._lock = threading.Lock()
+        self._lock, self._wake = threading.Lock(), os.pipe()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -37,15 +37,22 @@ class Screen:
 
     def hang_up(self) -> None:
         """Close the terminal, as a dropped connection does."""
-        os.close(self.master)
+        self._close()
         self.wait()
 
     def kill(self) -> None:
         """SIGKILL."""
         os.kill(self.pid, signal.SIGKILL)
         self.wait()
-        with suppress(OSError):
-            os.close(self.master)
+        self._close()
+
+    def _close(self) -> None:
+        """Close the terminal once nobody reads from it: its number may be another file's a moment later."""
+        reading, writing = self._wake
+        os.close(writing)
+        self._reader.join()
+        os.close(reading)
+        os.close(self.master)
 
     def wait(self) -> None:
         """Collect the exit status."""
@@ -61,8 +68,8 @@ class Screen:
                 pass
 
     def _read(self) -> None:
-        with suppress(OSError, ValueError):
-            while select.select([self.master], [], []):
+        with suppress(OSError):
+            while self._wake[0] not in select.select([self.master, self._wake[0]], [], [])[0]:
                 with self._lock:
                     if self._read_what_is_there() is None:
                         return

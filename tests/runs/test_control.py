@@ -27,7 +27,6 @@ from engines.run_dir.locks import lock_holder
 from engines.run_dir.paths import RunDir
 from engines.words import Verb, WriterRole
 from tests.runs.harness import (
-    engine_pid,
     events,
     fake_recipe,
     launch_text,
@@ -35,6 +34,7 @@ from tests.runs.harness import (
     step_of,
     wait_for,
     wait_for_end,
+    wait_for_engine,
     wait_for_step,
 )
 
@@ -111,7 +111,8 @@ def test_a_learning_rate_is_answered_journaled_with_its_sender_and_replayed(
 
 def test_pause_and_continue(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert cockpit(capsys, run, "ctl", "pause")[0] == 0
-    assert all("paused" in words for words in places(capsys, run).values())
+    # The answer comes a moment before the phase.
+    wait_for(lambda: all("paused" in words for words in places(capsys, run).values()), "every place to say so")
     at = step_of(run)
     code, out, _ = cockpit(capsys, run, "ctl", "evaluate", "--json")
     value: dict[str, Any] = json.loads(out)
@@ -167,9 +168,7 @@ def test_a_wrong_request_is_an_error_with_what_is_allowed(
 def test_a_stopped_engine_is_named_at_every_place_and_a_request_says_that_it_was_not_taken(
     run: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pid = engine_pid(run, "part-1", 1)
-    assert pid is not None
-    with stopped(pid):
+    with stopped(wait_for_engine(run)):
         for place, words in places(capsys, run).items():
             assert "suspended: the process is stopped (SIGSTOP)" in words, place
         code, out, _ = cockpit(capsys, run, "ctl", "checkpoint", "--wait", "0.5")
@@ -207,8 +206,7 @@ def test_stop_says_that_a_stopped_engine_has_not_taken_it_and_waits_on(
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe({"max_steps": 100_000, "step_s": 0.02, "save_steps": 1000}), tmp_path)
         wait_for_step(run, 2)
-        pid = engine_pid(run, "part-1", 1)
-        assert pid is not None
+        pid = wait_for_engine(run)
         os.kill(pid, signal.SIGSTOP)
 
         def continue_when_it_was_said() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from cockpit.launching.start import start_supervisor
 from cockpit.launching.trusting import what_would_start
 from cockpit.runs.log_lines import line_of
 from cockpit.supervision.end_command import EndCommand
-from engines.events.runs import CommandEnded
+from cockpit.supervision.process_tree import run_processes, signal_process
+from engines.events.runs import CommandEnded, RunStarted
 from engines.run_dir.paths import RunDir
 from engines.words import RunStatus, StartReason
 from recipes.load import load_recipe_text
+from tests.patience import PATIENCE_S
 from tests.runs.harness import (
     assert_no_process_left,
     events,
@@ -91,10 +94,14 @@ def test_a_command_that_does_not_end_is_ended_with_what_it_started(tmp_path: Pat
 
 def test_a_command_runs_once_although_its_supervisor_is_killed_while_it_runs(tmp_path: Path) -> None:
     code = "import time; open('ran', 'a').write('x'); time.sleep(600)"
-    run = launch_text(_recipe(on_success=_python(code), command_timeout_s=2.0), tmp_path)
-    wait_for((tmp_path / "ran").exists, "the start of the command")
+    run = launch_text(_recipe(on_success=_python(code), command_timeout_s=PATIENCE_S), tmp_path)
+    wait_for(lambda: (tmp_path / "ran").exists() and (tmp_path / "ran").read_text(), "the start of the command")
+    [command] = run_processes(run.root, [])
     kill_supervisor(run)
     start_supervisor(run, StartReason.ADOPT)
+    wait_for(lambda: sum(isinstance(event, RunStarted) for event in events(run)) == 2, "the adoption")
+    assert _ends(run) == [], "the second supervisor waits for the command of the first"
+    signal_process(command, signal.SIGKILL)
     assert wait_for_end(run) == "succeeded"
     assert (tmp_path / "ran").read_text() == "x"
     [end] = _ends(run)

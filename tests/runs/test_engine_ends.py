@@ -30,6 +30,7 @@ from tests.runs.harness import (
     ROOT,
     assert_contiguous,
     assert_no_process_left,
+    end_soon,
     engine_pid,
     events,
     fake_recipe,
@@ -38,6 +39,7 @@ from tests.runs.harness import (
     step_of,
     wait_for,
     wait_for_end,
+    wait_for_engine,
     wait_for_step,
 )
 
@@ -54,9 +56,7 @@ def _supervisors_ends(run: RunDir) -> list[AttemptEnded]:
 
 def _signal_engine(run: RunDir, number: int) -> None:
     wait_for_step(run, 3)
-    pid = engine_pid(run, "part-1", 1)
-    assert pid is not None
-    os.kill(pid, number)
+    os.kill(wait_for_engine(run), number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
@@ -118,7 +118,8 @@ def test_what_an_engine_had_started_ends_when_its_run_is_adopted(
     monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"orphan": True}))
     run = launch_text(fake_recipe(LONG), tmp_path)
     wait_for_step(run, 3)
-    (child,) = [one for one in run_processes(run.root, []) if one.pid != engine_pid(run, "part-1", 1)]
+    engine = wait_for_engine(run)
+    (child,) = [one for one in run_processes(run.root, []) if one.pid != engine]
     kill_supervisor(run)
     _signal_engine(run, signal.SIGKILL)
     wait_for(lambda: read_now(run).look() == "lost", "the run to be lost")
@@ -195,11 +196,12 @@ def test_a_flood_of_output_without_line_ends_costs_nobody_memory_and_delays_noth
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     python = _interpreter(tmp_path, FLOOD)
-    run = launch_text(fake_recipe({"max_steps": 60, "step_s": 0.01, "python": str(python)}), tmp_path)
+    run = launch_text(fake_recipe({**LONG, "python": str(python)}), tmp_path)
     wait_for_step(run, 3)
     supervisor = lock_holder(run.supervisor_lock)["pid"]
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{supervisor}/status").read_text())
     assert peak is not None
+    end_soon(run)
     assert wait_for_end(run) == "succeeded"
     assert run.console_log("part-1", 1).stat().st_size > 32 << 20
     assert int(peak[1]) * 1024 < 150 << 20, "the output is not the supervisor's"
@@ -209,16 +211,17 @@ def test_a_flood_of_output_without_line_ends_costs_nobody_memory_and_delays_noth
 
 
 def test_an_engine_that_ends_while_no_supervisor_lives_ends_its_run_as_it_said_itself(tmp_path: Path) -> None:
-    run = launch_text(fake_recipe({"max_steps": 40, "step_s": 0.02, "save_steps": 20}), tmp_path)
+    run = launch_text(fake_recipe({**LONG, "save_steps": 20}), tmp_path)
     wait_for_step(run, 3)
     kill_supervisor(run)
+    last = end_soon(run)
     wait_for(lambda: any(isinstance(event, StageSucceeded) for event in events(run)), "the engine's success")
     wait_for(lambda: not run_processes(run.root, []), "the engine's end")
     assert read_now(run).look() == "lost", "no process of the run is left, and nothing said that it has ended"
     assert not adopt(run, ATTACH), "looking changes nothing"
     resume(run)
     assert wait_for_end(run) == "succeeded"
-    assert step_of(run) == 40
+    assert step_of(run) == last
     assert len(_attempts(run)) == 1, "nothing was trained twice"
     assert_contiguous(run)
     assert_no_process_left(run)
@@ -229,9 +232,9 @@ def test_an_engine_that_ends_while_no_supervisor_lives_ends_its_run_as_it_said_i
 def test_a_stop_before_the_retry_after_a_guard_has_begun_stops_the_run_and_a_resume_keeps_the_lower_rate(
     tmp_path: Path, verb: Verb
 ) -> None:
-    stage = {"max_steps": 12, "save_steps": 2, "step_s": 0.05, "nan_at_step": 5, "retry": {"max_attempts": 3}}
+    stage = {"max_steps": 6, "save_steps": 2, "step_s": 2.0, "nan_at_step": 5, "retry": {"max_attempts": 3}}
     run = launch_text(fake_recipe(stage), tmp_path)
-    wait_for_step(run, 1)
+    wait_for(lambda: engine_pid(run, "part-1", 1), "the engine")
     supervisor = int(lock_holder(run.supervisor_lock)["pid"])
     os.kill(supervisor, signal.SIGSTOP)  # the engine ends, and nobody plans the next attempt
     try:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from cockpit.launching.launch import resume
-from engines.events.attempts import AttemptStarted
+from engines.events.attempts import AttemptEnded, AttemptStarted
 from engines.events.steps import CheckpointCommitted, GuardTripped, Step
 from engines.run_dir.paths import RunDir
-from tests.runs.harness import engine_pid, events, launch_text, state, wait_for, wait_for_end
+from tests.runs.harness import events, launch_text, state, wait_for_end
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -138,18 +136,9 @@ def _weights(run: RunDir, stage: str) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _kill_at(run: RunDir, stage: str, attempt: int, step: int) -> None:
-    wait_for(
-        lambda: any(isinstance(e, Step) and e.attempt == attempt and e.step >= step for e in events(run)),
-        f"step {step} in the journal",
-    )
-    wait_for(  # a save is written beside the steps after it
-        lambda: any(isinstance(e, CheckpointCommitted) and e.attempt == attempt for e in events(run)),
-        "a checkpoint of the attempt",
-    )
-    pid = engine_pid(run, stage, attempt)
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+def _to_be_killed(patch: pytest.MonkeyPatch, how: str, attempt: int, step: int) -> None:
+    """Let the next engine die by SIGKILL at a step: a test that waited for it might be later than the last step."""
+    patch.setenv("COCKPIT_TEST_FAULTS", json.dumps({how: {"step": step, "attempt": attempt}}))
 
 
 @pytest.mark.parametrize("kind", ["pretrain", pytest.param("finetune", marks=pytest.mark.thorough)])
@@ -157,15 +146,16 @@ def test_a_run_killed_three_times_has_the_losses_and_weights_of_one_that_was_not
     kind: str, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (text, stage), reference = whole.recipe(kind), whole.run(kind)
-    monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"kill_during_save": {"step": 30, "attempt": 2}}))
+    # A save is written beside the steps after it, and whole before the next one begins: step 23 has one of step 10.
+    _to_be_killed(monkeypatch, "exit_at_step", 1, 23)
     run = launch_text(text, tmp_path)
-    _kill_at(run, stage, 1, 13)
     assert wait_for_end(run) == "failed"
-    resume(run)  # this attempt dies while it writes the checkpoint of step 30
+    _to_be_killed(monkeypatch, "kill_during_save", 2, 30)
+    resume(run)
     assert wait_for_end(run) == "failed"
     assert not (run.checkpoints(stage, 2) / "step-30").exists()
+    _to_be_killed(monkeypatch, "exit_at_step", 3, 41)
     resume(run)
-    _kill_at(run, stage, 3, 41)
     assert wait_for_end(run) == "failed"
     resume(run)
     assert wait_for_end(run) == "succeeded"
@@ -173,6 +163,9 @@ def test_a_run_killed_three_times_has_the_losses_and_weights_of_one_that_was_not
     assert origins[0] is None
     assert all(origin is not None for origin in origins[1:])
     assert len(origins) == 4
+    assert [e.detail.partition(",")[0] for e in events(run) if isinstance(e, AttemptEnded) and e.exit] == [
+        "killed by SIGKILL"
+    ] * 3
     assert _losses(run, stage) == _losses(reference, stage)
     assert _weights(run, stage) == _weights(reference, stage)
 

@@ -14,6 +14,7 @@ from engines.events.runs import StageSucceeded
 from engines.run_dir.locks import lock_holder, lock_is_held
 from tests.runs.harness import (
     assert_no_process_left,
+    end_soon,
     events,
     fake_recipe,
     kill_supervisor,
@@ -29,7 +30,7 @@ def test_no_attempt_begins_that_cannot_be_journaled_and_the_run_goes_on_when_spa
     tmp_path: Path, max_attempts: int
 ) -> None:
     stages: list[dict[str, Any]] = [
-        {"max_steps": 60, "step_s": 0.02},
+        {"max_steps": 100_000, "step_s": 0.02},
         {"max_steps": 3, "step_s": 0.01, "retry": {"max_attempts": max_attempts}},
     ]
     run = launch_text(fake_recipe(*stages), tmp_path)
@@ -37,6 +38,7 @@ def test_no_attempt_begins_that_cannot_be_journaled_and_the_run_goes_on_when_spa
     supervisor = lock_holder(run.supervisor_lock)["pid"]
     full = (run.journal.stat().st_size, resource.RLIM_INFINITY)  # engines inherit it
     resource.prlimit(supervisor, resource.RLIMIT_FSIZE, full)
+    end_soon(run)
     wait_for(lambda: any(isinstance(event, StageSucceeded) for event in events(run)), "the first stage's success")
     time.sleep(2.0)  # a supervisor that does not wait begins the next attempt within this time
     assert lock_is_held(run.supervisor_lock)
@@ -48,10 +50,11 @@ def test_no_attempt_begins_that_cannot_be_journaled_and_the_run_goes_on_when_spa
 
 
 def test_a_run_directory_that_is_deleted_ends_its_run(tmp_path: Path) -> None:
-    run = launch_text(fake_recipe({"max_steps": 40, "step_s": 0.02, "retry": {"max_attempts": 3}}), tmp_path)
+    run = launch_text(fake_recipe({"max_steps": 100_000, "step_s": 0.02, "retry": {"max_attempts": 3}}), tmp_path)
     wait_for_step(run)
     supervisor = lock_holder(run.supervisor_lock)["pid"]
-    shutil.rmtree(run.root, ignore_errors=True)
+    # A process of the run may make a file in a folder that is just being removed.
+    wait_for(lambda: shutil.rmtree(run.root, ignore_errors=True) or not run.root.exists(), "the folder's end")
     try:
         wait_for(lambda: not Path(f"/proc/{supervisor}").exists(), "the supervisor's end")
     finally:

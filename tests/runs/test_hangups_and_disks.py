@@ -25,6 +25,7 @@ from tests.patience import PATIENCE_S
 from tests.runs.harness import (
     assert_contiguous,
     assert_no_process_left,
+    end_soon,
     engine_pid,
     events,
     fake_recipe,
@@ -40,25 +41,27 @@ from tests.runs.screen import Screen
 @pytest.mark.slow
 def test_after_a_hangup_of_cockpit_run_only_the_follower_ends(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(fake_recipe({"max_steps": 200, "step_s": 0.01}))
+    recipe.write_text(fake_recipe({"max_steps": 100_000, "step_s": 0.01}))
     runs = tmp_path / "runs"
     terminal = Screen("run", str(recipe), "--runs-dir", str(runs))
     run = RunDir(runs / wait_for(lambda: run_ids(runs), "a run")[0])
     wait_for_step(run, 6)
     terminal.hang_up()
+    last = end_soon(run)
     assert wait_for_end(run) == "succeeded"
-    assert step_of(run) == 200
+    assert step_of(run) == last
     assert_no_process_left(run)
 
 
 @pytest.mark.slow
 def test_a_run_whose_pipe_has_no_reader_reaches_its_last_step(tmp_path: Path) -> None:
-    run = launch_text(fake_recipe({"max_steps": 2000, "step_s": 0.0005}), tmp_path)
+    run = launch_text(fake_recipe({"max_steps": 1_000_000, "step_s": 0.0005, "save_steps": 1000}), tmp_path)
     wait_for_step(run)
     supervisor = lock_holder(run.supervisor_lock)["pid"]
     os.kill(supervisor, signal.SIGSTOP)  # alive, holding everything, reading nothing
     try:
-        wait_for(lambda: step_of(run) == 2000, "the last step, with the pipe full since long")
+        last = end_soon(run, 2000)
+        wait_for(lambda: step_of(run) == last, "the last step, with the pipe full since long")
     finally:
         os.kill(supervisor, signal.SIGCONT)
     assert wait_for_end(run) == "succeeded"
@@ -67,7 +70,7 @@ def test_a_run_whose_pipe_has_no_reader_reaches_its_last_step(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_journal_that_cannot_grow_stops_neither_training_nor_charts_and_a_gap_follows(tmp_path: Path) -> None:
-    run = launch_text(fake_recipe({"max_steps": 900, "step_s": 0.01, "save_steps": 1000}), tmp_path)
+    run = launch_text(fake_recipe({"max_steps": 100_000, "step_s": 0.01, "save_steps": 1000}), tmp_path)
     wait_for_step(run, 6)
     pid = wait_for(lambda: engine_pid(run, "part-1", 1), "the engine")
     screen = RunReader(run, live=True)
@@ -86,8 +89,9 @@ def test_a_journal_that_cannot_grow_stops_neither_training_nor_charts_and_a_gap_
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     gap = wait_for(lambda: next((e for e in events(run) if isinstance(e, Gap)), None), "a gap record")
     assert gap.lost >= reached - journaled - 2
+    last = end_soon(run)
     assert wait_for_end(run) == "succeeded"
-    assert step_of(run) == 900
+    assert step_of(run) == last
     screen.close()
 
 
@@ -151,13 +155,14 @@ def test_on_a_full_file_system_lifecycle_records_are_kept_for_later(tmp_path: Pa
 @pytest.mark.slow
 def test_a_follower_that_was_suspended_while_its_run_ended_ends_with_the_run_s_exit_code(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(fake_recipe({"max_steps": 4_000, "step_s": 0.0002}))
+    recipe.write_text(fake_recipe({"max_steps": 1_000_000, "step_s": 0.0002, "save_steps": 1000}))
     runs = tmp_path / "runs"
     argv = [sys.executable, "-m", "cockpit", "run", str(recipe), "--runs-dir", str(runs)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CODE_ROOT) as follower:
         run = RunDir(runs / wait_for(lambda: run_ids(runs), "a run")[0])
         wait_for_step(run, 6)
         os.kill(follower.pid, signal.SIGSTOP)
+        end_soon(run)
         assert wait_for_end(run) == "succeeded"
         os.kill(follower.pid, signal.SIGCONT)
         out, errors = follower.communicate(timeout=PATIENCE_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from tests.runs.harness import (
     state,
     wait_for,
     wait_for_end,
+    wait_for_engine,
     wait_for_step,
 )
 
@@ -158,9 +160,10 @@ def test_what_was_accepted_once_is_not_asked_again_but_a_further_change_is(home:
 
 
 def test_an_automatic_retry_on_other_data_ends_the_stage_with_the_reason(home: Path) -> None:
-    run = a_run(home, max_steps=60, step_s=0.02, fail_at_step=40, retry={"max_attempts": 3})
+    run = a_run(home, max_steps=100_000, step_s=0.02, retry={"max_attempts": 3})
     wait_for_step(run, 2)
     (home / "data" / "train.jsonl").write_text('{"n": 1}\n')
+    os.kill(wait_for_engine(run), signal.SIGKILL)
     assert wait_for_end(run) == "failed"
     last = [event for event in of_kind(run, AttemptEnded) if event.attempt == 2]
     assert last[0].reason == EndReason.INPUTS_CHANGED

@@ -132,7 +132,7 @@ def test_no_engine_outlives_a_launcher_that_is_killed(run: RunDir) -> None:
 
 def _is_client(process: Path, stage_json: str) -> bool:
     try:
-        words = (process / "cmdline").read_bytes().decode().split("\0")
+        words = os.fsdecode((process / "cmdline").read_bytes()).split("\0")
     except OSError:
         return False
     return stand_in_docker.__file__ in words and stage_json in words

@@ -12,10 +12,20 @@ import pytest
 
 from cockpit.runs.find import run_ids
 from cockpit.supervision.process_tree import run_processes
+from engines.events.attempts import AttemptStarted
 from engines.run_dir.locks import lock_holder
 from engines.run_dir.paths import RunDir
 from tests.patience import PATIENCE_S
-from tests.runs.harness import ROOT, fake_recipe, wait_for, wait_for_end, wait_for_step
+from tests.runs.harness import (
+    ROOT,
+    end_soon,
+    events,
+    fake_recipe,
+    wait_for,
+    wait_for_end,
+    wait_for_engine,
+    wait_for_step,
+)
 
 SECRET = "s3cr3t-canary-93c1"
 SECRETS = {
@@ -25,7 +35,7 @@ SECRETS = {
     "https_proxy": f"http://ada:{SECRET}@localhost:1",
 }
 STAGES = (
-    {"max_steps": 40, "step_s": 0.02, "save_steps": 10, "eval_steps": 10, "fail_at_step": 15,
+    {"max_steps": 100_000, "step_s": 0.02, "save_steps": 10, "eval_steps": 10, "fail_at_step": 15,
      "retry": {"max_attempts": 2}},
     {"max_steps": 3, "step_s": 0.0, "fail_at_step": 2},
 )  # fmt: skip
@@ -43,11 +53,14 @@ def finished(tmp_path: Path) -> RunDir:
     )  # fmt: skip
     run = RunDir(tmp_path / "runs" / wait_for(lambda: run_ids(tmp_path / "runs"), "a run")[0])
     wait_for_step(run)
+    wait_for(lambda: any(isinstance(e, AttemptStarted) and e.attempt == 2 for e in events(run)), "the retry")
+    wait_for_engine(run, attempt=2)
     commands = {one.pid: Path(f"/proc/{one.pid}/cmdline").read_bytes() for one in run_processes(run.root, [])}
     supervisor = int(lock_holder(run.supervisor_lock)["pid"])
     commands[supervisor] = Path(f"/proc/{supervisor}/cmdline").read_bytes()
     assert len(commands) >= 2
     assert not [line for line in commands.values() if SECRET.encode() in line]
+    end_soon(run)
     printed, _ = follower.communicate(timeout=PATIENCE_S)
     assert wait_for_end(run) == "failed"
     assert SECRET.encode() not in printed

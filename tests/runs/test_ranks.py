@@ -23,7 +23,6 @@ from cockpit.runs.ending import console_tail
 from cockpit.runs.reader import RunReader, read_now
 from cockpit.runs.stage_view import AttemptView
 from cockpit.supervision.engine_process import find_engine
-from cockpit.supervision.process_tree import run_processes
 from cockpit.supervision.rank_processes import rank_processes
 from engines.control import put_request
 from engines.events.attempts import AttemptEnded, AttemptStarted, RankEnded, RankReport, RanksPlaced
@@ -37,7 +36,6 @@ from engines.words import EndReason, Verb
 from tests.runs.harness import (
     assert_contiguous,
     assert_no_process_left,
-    engine_pid,
     events,
     fake_recipe,
     kill_supervisor,
@@ -46,6 +44,7 @@ from tests.runs.harness import (
     step_of,
     wait_for,
     wait_for_end,
+    wait_for_engine,
     wait_for_step,
 )
 
@@ -65,8 +64,7 @@ def ranks_of_stage(run: RunDir, stage: str, attempt: int) -> dict[int, Identity]
     wait_for(
         lambda: any(isinstance(e, Step) and e.attempt == attempt for e in events(run)), f"a step of attempt {attempt}"
     )
-    engine = find_engine(run, stage, attempt)
-    assert engine is not None
+    engine = wait_for(lambda: find_engine(run, stage, attempt), "the engine's record")
     engine.close()
     found = rank_processes(engine.identity, run.root)
     assert list(found) == [0, 1]
@@ -124,8 +122,7 @@ def _killed(folder: Path) -> Killed:
         ranks = ranks_of(run, attempt)
         wait_for_checkpoint(run, attempt)
         seen += ranks.values()
-        pid = engine_pid(run, "part-1", attempt) if target is None else ranks[target].pid
-        assert pid is not None
+        pid = wait_for_engine(run, attempt=attempt) if target is None else ranks[target].pid
         os.kill(pid, signal.SIGKILL)
         wait_for_record_of_end(run, attempt)
     ranks = ranks_of(run, 3)
@@ -254,7 +251,7 @@ def test_what_happens_in_one_process_alone_is_named_by_its_rank(
     attempt = attempt_of(run, 1)
     assert attempt.reason == reason
     assert words in attempt.detail
-    assert not run_processes(run.root, [])
+    assert_no_process_left(run)
     assert not [e for e in events(run) if isinstance(e, Step) and e.step > 3]
     if reason == "error":
         assert any("simulated failure" in line for line in console_tail(run, "part-1", 1)), "its stack, in console.log"
@@ -279,9 +276,8 @@ def test_whichever_process_is_killed_the_cause_names_it_and_the_training_continu
             ranks = ranks_of(run, attempt)
             after = step_of(run) + attempt
             wait_for_step(run, after)
-            torchrun = engine_pid(run, "part-1", attempt)
+            torchrun = wait_for_engine(run, attempt=attempt)
             victim = (ranks[0].pid, ranks[1].pid, torchrun)[attempt % 3]
-            assert victim is not None
             os.kill(victim, signal.SIGKILL)
             assert wait_for_end(run) == "failed"
             words = ("rank 0 of 2: killed by SIGKILL", "rank 1 of 2: killed by SIGKILL", "torchrun, with 2 processes: ")

@@ -20,6 +20,7 @@ from engines.run_dir.paths import RunDir
 from engines.words import Verb
 from tests.runs.harness import (
     assert_no_process_left,
+    end_soon,
     events,
     fake_recipe,
     kill_supervisor,
@@ -42,7 +43,7 @@ _T = re.compile(rb'"t":(\d{10})\.')
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[RunDir]:
     with nothing_left(tmp_path / "runs"):
-        fields = {"max_steps": 150, "step_s": 0.005, "save_steps": 10}
+        fields = {"max_steps": 100_000, "step_s": 0.005, "save_steps": 10}
         yield launch_text(fake_recipe(fields, {"max_steps": 3, "data": "part-1"}), tmp_path)
 
 
@@ -69,12 +70,12 @@ def test_a_stopped_run_resumes_and_trains_on(run: RunDir, by_s: int) -> None:
     reached = last_step(run)
     set_clock_until_now(run, by_s)
     assert state(run).state == "stopped"
-    resume(run)
+    resume(run, sets=[f"part-1.max_steps={reached + 50}"])
     assert wait_for_end(run) == "succeeded"
     (again,) = (e for e in events(run) if isinstance(e, AttemptStarted) and e.attempt == 2)
     assert again.resumed_from is not None
     assert again.resumed_from.step == reached
-    assert last_step(run) == 150
+    assert last_step(run) == reached + 50
     assert summary_of(RunReader(run)).state == "succeeded"
 
 
@@ -84,6 +85,7 @@ def test_a_run_whose_supervisor_died_is_adopted_once(run: RunDir, by_s: int) -> 
     kill_supervisor(run)
     set_clock_until_now(run, by_s)
     assert adopt(run, FOLLOWER)
+    end_soon(run)
     assert wait_for_end(run) == "succeeded"
     assert_no_process_left(run)
     assert not adopt(run, FOLLOWER), "it has ended, whatever its times say"

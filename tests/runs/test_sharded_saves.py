@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ from engines.words import Verb
 from tests.engines.training import tiny
 from tests.runs.harness import (
     assert_no_process_left,
-    engine_pid,
     events,
     fake_recipe,
     kill_supervisor,
@@ -40,6 +40,7 @@ from tests.runs.harness import (
     nothing_left,
     wait_for,
     wait_for_end,
+    wait_for_engine,
 )
 from tests.runs.test_ranks import ranks_of_stage, wait_for_checkpoint
 
@@ -56,19 +57,21 @@ def recipe(folder: Path, **fields: Any) -> str:
 
 
 def drafts(run: RunDir, attempt: int) -> list[Path]:
-    """Checkpoints that are being written."""
-    return [
-        one for one in run.checkpoints(STAGE, attempt).glob(".tmp-step-*") if any((one / "shards").glob("*.safetens*"))
-    ]
+    """Checkpoints that are being written: each may get its final name between two looks at it."""
+    found = []
+    for one in run.checkpoints(STAGE, attempt).glob(".tmp-step-*"):
+        with suppress(FileNotFoundError):
+            if any(".safetens" in name for name in os.listdir(one / "shards")):
+                found.append(one)
+    return found
 
 
 def kill_in_a_save(run: RunDir, attempt: int, target: int | None) -> None:
     """Kill a rank, or torchrun (None), while a checkpoint is written; there is a whole one already."""
     ranks = ranks_of_stage(run, STAGE, attempt)
-    torchrun = engine_pid(run, STAGE, attempt)
+    torchrun = wait_for_engine(run, STAGE, attempt)
     wait_for_checkpoint(run, attempt)
     pid = torchrun if target is None else ranks[target].pid
-    assert pid is not None
     wait_for(lambda: drafts(run, attempt), "a checkpoint that is being written")
     os.kill(pid, signal.SIGKILL)
 

@@ -32,7 +32,6 @@ from engines.words import ExitCode, StartReason, Verb, WriterRole
 from recipes.problems import OperatorError
 from tests.runs.harness import (
     assert_no_process_left,
-    engine_pid,
     events,
     fake_recipe,
     kill_supervisor,
@@ -41,6 +40,7 @@ from tests.runs.harness import (
     step_of,
     wait_for,
     wait_for_end,
+    wait_for_engine,
     wait_for_step,
 )
 
@@ -52,19 +52,19 @@ def _attempts(run: RunDir, stage: str) -> list[AttemptStarted]:
 
 
 def test_stop_after_checkpoint_stops_with_a_checkpoint_and_resume_continues_from_it(tmp_path: Path) -> None:
-    run = launch_text(fake_recipe({**LONG, "max_steps": 120}), tmp_path)
+    run = launch_text(fake_recipe(LONG), tmp_path)
     wait_for_step(run, 10)
     assert send_request(run, Verb.STOP_AFTER_CHECKPOINT).outcome is Outcome.SENT
     assert wait_for_end(run) == "stopped"
     stopped_at = step_of(run)
     assert any(isinstance(e, ControlApplied) and e.step == stopped_at for e in events(run))
-    resume(run)
+    resume(run, sets=[f"part-1.max_steps={stopped_at + 40}"])
     assert wait_for_end(run) == "succeeded"
     origin = _attempts(run, "part-1")[1].resumed_from
     assert origin is not None
     assert origin.step == stopped_at
     series = state(run).series("part-1", "loss")
-    assert list(series.x) == list(range(1, 121)), "every step once, none lost, none twice"
+    assert list(series.x) == list(range(1, stopped_at + 41)), "every step once, none lost, none twice"
     assert_no_process_left(run)
 
 
@@ -208,11 +208,10 @@ def test_a_follower_gives_up_when_every_supervisor_fails_and_names_the_log(
 def test_a_run_whose_processes_were_all_killed_is_lost_for_everybody_who_looks_until_it_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = launch_text(fake_recipe({**LONG, "max_steps": 60, "save_steps": 10}), tmp_path)
+    run = launch_text(fake_recipe({**LONG, "save_steps": 10}), tmp_path)
     wait_for_step(run, 25)
+    pid = wait_for_engine(run)
     kill_supervisor(run)
-    pid = engine_pid(run, "part-1", 1)
-    assert pid is not None
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: read_now(run).look() == "lost", "the run to be reported lost")
     assert RunWatch(run.root.parent).poll()[0].state == "lost"
@@ -224,7 +223,7 @@ def test_a_run_whose_processes_were_all_killed_is_lost_for_everybody_who_looks_u
     assert send_request(run, Verb.STOP).outcome is Outcome.ENDED
     assert run.journal.read_bytes() == journal
     assert read_now(run).look() == "lost"
-    resume(run)
+    resume(run, sets=[f"part-1.max_steps={step_of(run) + 20}"])
     assert wait_for_end(run) == "succeeded"
     origin = _attempts(run, "part-1")[1].resumed_from
     assert origin is not None
@@ -279,8 +278,7 @@ def test_a_continue_without_a_pause_and_a_second_pause_say_what_is_so(tmp_path: 
 def test_a_request_that_the_engine_did_not_live_to_take_is_answered_as_ignored(tmp_path: Path) -> None:
     run = launch_text(fake_recipe(LONG), tmp_path)
     wait_for_step(run, 2)
-    pid = engine_pid(run, "part-1", 1)
-    assert pid is not None
+    pid = wait_for_engine(run)
     os.kill(pid, signal.SIGSTOP)
     number = send_request(run, Verb.LEARNING_RATE, 1e-5).number
     os.kill(pid, signal.SIGKILL)

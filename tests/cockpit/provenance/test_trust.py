@@ -184,3 +184,22 @@ def test_a_recipe_that_a_resume_changes_stays_trusted_before_and_after_it_is_wri
         allow_recipe(run, b'{"changed": %d}' % number)
     run.recipe_json.write_bytes(b'{"changed": 59}')
     assert why_untrusted(run) == "", "the record stays small"
+
+
+def test_a_file_that_a_supervisor_removes_during_the_look_does_not_make_a_run_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = a_run(tmp_path / "runs")
+    write_journal(run, "stopped")
+    run.exit_json.write_text("{}")
+    there = os.path.lexists
+
+    def look(path: Path) -> bool:
+        found = there(path)
+        if path == run.exit_json:
+            run.exit_json.unlink()  # as a supervisor does at its start
+        return found
+
+    monkeypatch.setattr(os.path, "lexists", look)
+    assert why_untrusted(run) == ""
+    assert not run.exit_json.exists()

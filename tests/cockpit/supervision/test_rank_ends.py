@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.supervision.rank_ends import cause_of_ranks
+from cockpit.supervision.rank_ends import cause_of_ranks, end_elsewhere
 from engines.emitter import EventWriter
-from engines.events.attempts import RankEnded
+from engines.events.attempts import RankEnded, RanksPlaced
 from engines.ranks.watched import RankEnd, WatchedRanks, read_ends
 from engines.run_dir.creation import create_run_dir
 from engines.run_dir.paths import RunDir
@@ -63,3 +63,24 @@ def test_a_status_that_torchrun_took_is_learned_from_its_own_report(tmp_path: Pa
     watched.learn({639: -9, 638: 7})
     watched.finish()
     assert [(end.rank, end.status) for end in read_ends(path)] == [(1, -9), (0, 1)]
+
+
+@pytest.mark.parametrize(("all_done", "reason"), [(True, EndReason.STOPPED), (False, EndReason.RANK_LOST)])
+def test_a_host_whose_processes_all_succeeded_has_not_failed_though_torchrun_took_their_statuses(
+    run: RunDir, all_done: bool, reason: EndReason
+) -> None:
+    path = run.rank_journal("base", 1, 1)
+    path.parent.mkdir(exist_ok=True)
+    writer = EventWriter(path, None, role=WriterRole.ENGINE, stage="base", attempt=1)
+    writer.emit(
+        RanksPlaced(
+            stage="base", attempt=1, world_size=2, strategy="ddp", devices=["cpu", "cpu"], host="h", run="other"
+        )
+    )
+    writer.close()
+    watched = WatchedRanks(run.ranks_json("base", 1), 1)
+    watched._ended = [RankEnd(1, 639, None)]
+    watched.finish(all_done=all_done)
+    end = end_elsewhere(run, "base", 1)
+    assert end is not None
+    assert end[0] is reason

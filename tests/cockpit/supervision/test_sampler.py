@@ -14,11 +14,13 @@ import pytest
 from engines.events.kinds import AnyEvent
 from engines.events.machine import MachineSampled
 from engines.events.writers import Warned, WriterOpened
+from engines.identity import Identity
 from engines.journal import read_journal
 from tests.cockpit.supervision.fake_nvml import CRASHES
 from tests.patience import PATIENCE_S
 from tests.runs.harness import (
     assert_no_process_left,
+    end_soon,
     events,
     fake_recipe,
     kill_supervisor,
@@ -99,11 +101,12 @@ time.sleep(600)
 """
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
+    sampler = Identity.of(int(parent.stdout.readline()))
+    assert sampler is not None
     wait_for(lambda: samples(tmp_path), "a sample")
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
-    wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text(), "its end")
+    wait_for(lambda: not sampler.is_alive(), "its end")
 
 
 def test_its_input_names_the_engine_and_garbage_names_none(tmp_path: Path) -> None:
@@ -179,7 +182,9 @@ def test_after_three_crashes_the_sampler_runs_without_the_driver(
 
 def test_a_run_s_sampler_ends_with_it(tmp_path: Path) -> None:
     with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe({"max_steps": 5, "step_s": 0.01}, sample_interval_s=0.1), tmp_path)
+        run = launch_text(fake_recipe({"max_steps": 100_000, "step_s": 0.01}, sample_interval_s=0.1), tmp_path)
+        wait_for(lambda: any(isinstance(e, MachineSampled) for e in events(run)), "a sample")
+        end_soon(run)
         assert wait_for_end(run) == "succeeded"
         (opened,) = [e for e in events(run) if isinstance(e, WriterOpened) and e.role == "sampler"]
         wait_for(lambda: not Path(f"/proc/{opened.pid}").exists(), "the sampler's end")

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from engines.chatting.courtesy import LOOKS, Courtesy
+from engines.identity import process_state
 from engines.processor import engines_here
+from tests.runs.harness import wait_for
 
 ENGINE = "print('computes', flush=True)\nwhile True: pass\n"
 
@@ -50,6 +52,7 @@ def test_a_run_that_begins_or_ends_to_compute_is_noticed(
     courtesy.look()
     assert said == [True]
     engine.send_signal(signal.SIGSTOP)
+    wait_for(lambda: process_state(engine.pid) == "T", "the engine to be stopped: until then it computes")
     for _ in range(LOOKS + 1):
         courtesy.look()
     assert said == [True, False], "a paused run is not in the way"

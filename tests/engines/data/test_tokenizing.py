@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -108,8 +109,9 @@ def test_finished_parts_of_a_killed_attempt_are_kept_and_torn_ones_are_made_agai
     script = (
         "import sys; from pathlib import Path; from engines.data.tokens import prepare_tokens\n"
         "text, tokenizer, out, work = map(Path, sys.argv[1:])\n"
-        f"prepare_tokens(text, tokenizer, out, work=work, part_bytes={PART_BYTES}, processes=2,"
-        " report=lambda *_: __import__('time').sleep(0.02))"
+        "def stay(*_):  # with two parts, until the kill\n"
+        f"    while len(list(work.glob('{PARTS}/*.json'))) >= 2: __import__('time').sleep(0.02)\n"
+        f"prepare_tokens(text, tokenizer, out, work=work, part_bytes={PART_BYTES}, processes=2, report=stay)"
     )
     argv = [sys.executable, "-c", script, *map(str, (text, tokenizer, fresh(tmp_path / "killed"), work))]
     with subprocess.Popen(argv) as process:
@@ -211,12 +213,21 @@ def test_a_disk_that_is_full_in_the_middle_of_a_shard_keeps_the_parts_and_nothin
     assert content(out) == whole
 
 
+def workers() -> list[psutil.Process]:
+    """The processes that encode for this one. Any child may have ended since it was listed."""
+    found = []
+    for one in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # of one that was killed, psutil says so too
+            if "engines.data.tokenizing.worker" in one.cmdline():
+                found.append(one)
+    return found
+
+
 def test_a_killed_process_and_a_bad_line_end_the_stage_with_their_cause(
     tmp_path: Path, text: Path, tokenizer: Path
 ) -> None:
     def kill_one(*_: Any) -> None:
-        workers = [one for one in psutil.Process().children() if "engines.data.tokenizing.worker" in one.cmdline()]
-        for one in workers[:1]:
+        for one in workers()[:1]:
             one.kill()
         time.sleep(0.01)
 
@@ -231,7 +242,7 @@ def test_a_killed_process_and_a_bad_line_end_the_stage_with_their_cause(
 
 def test_a_stop_leaves_nothing_of_a_part_that_another_process_was_writing(tmp_path: Path, tokenizer: Path) -> None:
     words = " ".join(f"{number * 7919:x}" for number in range(20_000))
-    lines = "".join(json.dumps({"path": str(number), "text": f"{number} {words}"}) + "\n" for number in range(30))
+    lines = "".join(json.dumps({"path": str(number), "text": f"{number} {words}"}) + "\n" for number in range(100))
     text = write_tree(tmp_path / "text", {"train.jsonl": lines, "val.jsonl": "", "test.jsonl": ""})
     out = fresh(tmp_path / "out")
     seen: list[Path] = []
@@ -241,7 +252,7 @@ def test_a_stop_leaves_nothing_of_a_part_that_another_process_was_writing(tmp_pa
         while len(list(out.glob(f"{PARTS}/*.bin.tmp"))) < 2:
             assert time.monotonic() < limit
             time.sleep(0.001)
-        (worker,) = (one for one in psutil.Process().children() if "engines.data.tokenizing.worker" in one.cmdline())
+        (worker,) = workers()
         worker.suspend()
         seen.extend(out.glob(f"{PARTS}/*.bin.tmp"))
         raise KeyboardInterrupt

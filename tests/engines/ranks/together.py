@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parents[3]
 PRINTED = "printed.txt"
 """What the ranks and their libraries printed."""
@@ -28,7 +30,7 @@ def launch(folder: Path, jobs: Sequence[Mapping[str, Any]], ranks: int = 2) -> N
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=560,
+        timeout=4 * PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     (folder / PRINTED).write_text(done.stdout + done.stderr)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from engines.journal import journal_files
 from engines.run_dir.creation import create_run_dir
 from engines.run_dir.paths import FORMAT, RunDir, RunDirError
 
@@ -48,3 +49,12 @@ def test_paths_in_journals_are_relative_to_the_run_so_that_it_can_be_moved(tmp_p
 
 
 # ---- locks
+
+
+def test_a_run_that_is_removed_between_two_looks_has_no_outputs_and_no_further_journals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path / "gone")
+    monkeypatch.setattr(Path, "is_dir", lambda _path: True)  # it was there at the first look
+    assert journal_files(run.root) == [run.journal]
+    assert run.all_outs() == run.all_outs(replaced=True) == []

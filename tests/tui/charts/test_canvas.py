@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,14 +154,7 @@ def test_at_least_two_thirds_of_the_time_axis_are_filled(seconds: float) -> None
     assert seconds >= 0.66 * (end - start)
 
 
-def test_ascii_charts_have_no_character_beyond_ascii(monkeypatch: object) -> None:
-    import os
-
-    os.environ["COCKPIT_GLYPHS"] = "ascii"
-    try:
-        rows = draw_chart(
-            ChartData("loss", series_of([1.0, math.nan, 2.0]), (0.0, 2.0), limit=1.5), Domain(0, 2), 40, 10
-        )
-    finally:
-        del os.environ["COCKPIT_GLYPHS"]
+def test_ascii_charts_have_no_character_beyond_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COCKPIT_GLYPHS", "ascii")
+    rows = draw_chart(ChartData("loss", series_of([1.0, math.nan, 2.0]), (0.0, 2.0), limit=1.5), Domain(0, 2), 40, 10)
     assert all(row.text.isascii() for row in rows)

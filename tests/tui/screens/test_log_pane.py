@@ -19,6 +19,7 @@ from engines.words import StartReason
 from tests.tui import journals
 from tests.tui.app_under_test import OneScreen, live_app, replay_app, settled, text
 from tests.tui.event_source import EventSource
+from tests.tui.looking import until
 
 CLOCK = len(" 14:02:10 ")
 LONG = "the importance matrix of layer " + " ".join(f"{n} does not match" for n in range(20)) + " THE END"
@@ -56,8 +57,8 @@ async def test_after_random_jumps_the_last_line_is_the_fold_s_last(size: tuple[i
                 screen.action_log_scroll(-5)
             index = chance.randint(1, len(events))
             screen._seek(lambda playback, index=index: playback.seek(index))  # type: ignore[misc]
-            await pilot.pause()
-            assert last_row(app) == expected(events[:index], size[0]), index
+            newest = expected(events[:index], size[0])
+            await until(pilot, lambda newest=newest: last_row(app) == newest, f"the row of {index}")  # type: ignore[misc]
 
 
 async def test_after_resizes_the_last_line_is_the_fold_s_last() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from cockpit.replay.playback import Playback
 from cockpit.tui.app import CockpitApp
+from cockpit.tui.dialogs.ask import AskScreen
 from cockpit.tui.screens.run import RunScreen
 from engines.events.runs import StageStarted
 from engines.events.steps import Step
@@ -55,7 +56,7 @@ async def test_e_goes_to_the_next_event_and_g_to_a_step() -> None:
         await pilot.press("e", "E")
         assert playback.index == first
         await pilot.press("g")
-        await pilot.pause()
+        await until(pilot, lambda: isinstance(app.screen, AskScreen), "the dialog")
         await pilot.press(*"210", "enter")
         await settled(pilot)
         assert "step 210/820" in text(app)
@@ -84,10 +85,11 @@ async def test_a_replay_plays_at_the_requested_speed(tmp_path: Path, asked: floa
     first, second = (journals.live(30).write(tmp_path / name) for name in ("first", "second"))
     app = CockpitApp(tmp_path, replay=first, speed=16.0)
     async with app.run_test(size=(80, 24)) as pilot:
-        await pilot.pause()
+        await until(pilot, lambda: isinstance(app.screen, RunScreen), "the replay")
+        before = app.screen
         assert _playback(app).speed == 16.0
         app.open_replay(second, asked)
-        await pilot.pause()
+        await until(pilot, lambda: isinstance(app.screen, RunScreen) and app.screen is not before, "the second replay")
         assert _playback(app).speed == shown, "the first replay's speed is not used for the second"
 
 

@@ -62,9 +62,10 @@ async def test_keys_send_requests_with_their_values_and_the_sender(
     app = live_app(EventSource(journals.live(50).events), supervised.root)
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await settled(pilot)
-        for key in keys:
+        for number, key in enumerate(keys):
             await pilot.press(key)
-            await pilot.pause()
+            if number == 0 and len(keys) > 1:
+                await until(pilot, lambda: app.screen is not app.run_screen, "the dialog")
         await until(pilot, lambda: verbs(supervised) == [verb], "the request")
         [request] = pending(supervised.control)
         assert (request.value, request.text) == (value, prompt)
@@ -75,12 +76,16 @@ async def test_a_value_that_is_not_allowed_is_refused_in_the_dialog_and_esc_send
     app = live_app(EventSource(journals.live(50).events), supervised.root)
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        await pilot.press("l", "7", "enter")
-        await pilot.pause()
-        assert "allowed the new peak, a number > 0 and ≤ 1" in text(app)
+        await pilot.press("l")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen), "the dialog")
+        await pilot.press("7", "enter")
+        await until(pilot, lambda: "allowed the new peak, a number > 0 and ≤ 1" in text(app), "what is allowed")
         await pilot.press("escape")
-        await pilot.press("e", "enter")
-        await pilot.pause()
+        await until(pilot, lambda: app.screen is app.run_screen, "the run's screen")
+        await pilot.press("e")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen), "the question")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen is app.run_screen, "the run's screen")
         assert verbs(supervised) == []
 
 
@@ -108,18 +113,18 @@ async def test_stopping_asks_first_and_the_first_answer_keeps_the_run_running(su
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         await pilot.press("x")
-        await pilot.pause()
-        assert isinstance(app.screen, ConfirmScreen)
-        assert "Stop after checkpoint" in text(app)
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen), "the question")
+        await until(pilot, lambda: "Stop after checkpoint" in text(app), "its answers")
         await pilot.press("enter")
-        await pilot.pause()
+        await until(pilot, lambda: app.screen is app.run_screen, "the run's screen")
         await pilot.press("x")
-        await pilot.pause()
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen), "the second question")
         await pilot.press("right", "enter")
         await until(pilot, lambda: bool(verbs(supervised)), "a request")
         assert verbs(supervised) == ["stop-after-checkpoint"], "the first answer requests nothing"
+        await until(pilot, lambda: app.screen is app.run_screen, "the run's screen")
         await pilot.press("x")
-        await pilot.pause()
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen), "the third question")
         await pilot.press("right", "right", "enter")
         await until(pilot, lambda: verbs(supervised) == ["stop-after-checkpoint", "stop"], "the second request")
 
@@ -158,11 +163,10 @@ async def test_an_empty_prompt_is_refused_where_the_recipe_has_none(supervised: 
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await settled(pilot)
         await pilot.press("s")
-        await pilot.pause()
+        await until(pilot, lambda: isinstance(app.screen, AskScreen), "the dialog")
         assert "of the recipe" not in text(app)
         await pilot.press("enter")
-        await pilot.pause()
-        assert "allowed a prompt: the recipe has none" in text(app)
+        await until(pilot, lambda: "allowed a prompt: the recipe has none" in text(app), "what is allowed")
         assert verbs(supervised) == []
 
 

@@ -61,10 +61,9 @@ async def test_at_100_random_steps_the_screen_s_numbers_are_the_journal_s() -> N
         screen = app.replay_screen
         for index, step in chance.sample(steps, 100):
             screen._seek(lambda playback, index=index: playback.seek(index))  # type: ignore[misc]
-            await pilot.pause()
+            await until(pilot, lambda step=step: f"step {step.step}/820" in text(app), f"step {step.step}")  # type: ignore[misc]
             titles = {chart.data.name: chart.data.summary for chart in screen.charts if chart.data}
             shown = text(app)
-            assert f"step {step.step}/820" in shown
             assert f"loss {fmt.number(step.loss)} " in shown
             assert f"learning_rate {fmt.learning_rate(step.learning_rate)}" in shown
             assert f"grad_norm {fmt.number(step.grad_norm)} " in shown
@@ -74,7 +73,7 @@ async def test_at_100_random_steps_the_screen_s_numbers_are_the_journal_s() -> N
         for _, step in chance.sample(steps, 20):
             screen.options.cursor = float(step.step)
             screen.paint()
-            await pilot.pause()
+            await until(pilot, lambda step=step: f" @{step.step} " in text(app), f"the values at {step.step}")  # type: ignore[misc]
             shown = text(app)
             titles = {chart.data.name: chart.data.summary for chart in screen.charts if chart.data}
             assert f"loss {fmt.number(step.loss)} @{step.step} " in shown

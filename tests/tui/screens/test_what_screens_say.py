@@ -17,6 +17,7 @@ from cockpit.planning.stages import Plan, StagePlan
 from cockpit.runs.state import fold
 from cockpit.runs.summaries import RunSummary
 from cockpit.tui.app import CockpitApp
+from cockpit.tui.dialogs.ask import AskScreen
 from cockpit.tui.dialogs.confirm import ConfirmScreen
 from cockpit.tui.look.keys import SCOPES
 from cockpit.tui.look.notices import say
@@ -118,9 +119,8 @@ async def test_a_toast_does_not_cover_the_log(size: tuple[int, int]) -> None:
         await settled(pilot)
         say(app, "one\ntwo\nthree", "error")
         await until(pilot, lambda: bool(app.screen.query(Toast)), "the toast")
-        await pilot.pause()
+        await until(pilot, lambda: app.screen.query(Toast).first().region.height > 0, "its place")
         log, toast = app.run_screen.query_one(LogView).region, app.screen.query(Toast).first().region
-        assert toast.height > 0
         assert not log.overlaps(toast)
         assert toast.y >= 2, "the status line stays"
 
@@ -264,13 +264,13 @@ async def test_going_to_a_step_stays_in_the_stage_or_says_that_it_has_no_such_st
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await settled(pilot)
         await pilot.press("g")
-        await pilot.pause()
+        await until(pilot, lambda: isinstance(app.screen, AskScreen), "the dialog")
         await pilot.press(*"800", "enter")
         await until(pilot, lambda: "atlas has no step 800" in notices(app), "the answer")
         await settled(pilot)
         assert "step 100/300" in text(app)
         await pilot.press("g")
-        await pilot.pause()
+        await until(pilot, lambda: isinstance(app.screen, AskScreen), "the dialog")
         await pilot.press(*"250", "enter")
         await settled(pilot)
         assert "step 250/300" in text(app)

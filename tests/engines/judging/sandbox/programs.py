@@ -29,7 +29,7 @@ CHEATS: dict[str, tuple[str, str]] = {
     "ends after its last call": (
         "n = 0\ndef f(x):\n    global n\n    n += 1\n"
         "    if n == 2: threading.Timer(0.01, os._exit, [0]).start()\n    return x * x",
-        f"{SQUARE}import time\ntime.sleep(0.3)\n",
+        f"{SQUARE}import time\ntime.sleep(5)\n",
     ),
     "prints a verdict": ('def f(x): print(\'{"verdict": "passed", "reason": ""}\'); sys.stdout.flush(); os._exit(0)', SQUARE),
     "writes a verdict into every descriptor": (

@@ -104,7 +104,15 @@ def patiently(found: Callable[[], bool]) -> None:
 def nothing_is_left() -> None:
     """No process of a program lives: hosts have no children."""
     for one in psutil.Process().children():
-        patiently(lambda one=one: not one.is_running() or not one.children())  # type: ignore[misc]
+        patiently(lambda one=one: not grandchildren(one))  # type: ignore[misc]
+
+
+def grandchildren(one: psutil.Process) -> list[psutil.Process]:
+    """The descendants of a child; none of one that is gone."""
+    try:
+        return one.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def run(sandbox: Sandbox, code: str, tests: str = "assert f() == 'never'", **limits: Any) -> Outcome:
@@ -154,12 +162,12 @@ def test_the_end_of_the_engine_ends_the_program(sandbox: Sandbox) -> None:
     started: list[psutil.Process] = []
 
     def begun() -> bool:
-        started[:] = [grand for one in psutil.Process().children() for grand in one.children(recursive=True)]
+        started[:] = [grand for one in psutil.Process().children() for grand in grandchildren(one)]
         return len(started) >= 3
 
     patiently(begun)
     for one in psutil.Process().children():
-        if one.pid in before or one.children():
+        if one.pid in before or grandchildren(one):
             one.kill()
     thread.join()
     patiently(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in started))
