@@ -37,10 +37,10 @@ pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 STAGE = "judge"
 TWO: dict[str, Any] = {"processes": 2, "strategy": "ddp"}
-ROWS = [("docstring", f"a{at}?", "yes") for at in range(240)]
+ROWS = [("docstring", f"a{at}?", "yes") for at in range(480)]
 
 
-def recipe(folder: Path, launch: dict[str, Any] = TWO, rows: int = 240) -> str:
+def recipe(folder: Path, launch: dict[str, Any] = TWO, rows: int = 480) -> str:
     model, data = tiny.write_model(folder / "model"), write_rows(folder / "rows", ROWS[:rows])
     fields: dict[str, Any] = {
         "name": STAGE,

@@ -8,7 +8,7 @@ import pytest
 
 from cockpit.replay.playback import Playback
 from cockpit.tui.app import CockpitApp
-from cockpit.tui.dialogs.ask import AskScreen
+from cockpit.tui.dialogs.goto import GotoScreen
 from cockpit.tui.screens.run import RunScreen
 from engines.events.runs import StageStarted
 from engines.events.steps import Step
@@ -56,7 +56,7 @@ async def test_e_goes_to_the_next_event_and_g_to_a_step() -> None:
         await pilot.press("e", "E")
         assert playback.index == first
         await pilot.press("g")
-        await until(pilot, lambda: isinstance(app.screen, AskScreen), "the dialog")
+        await until(pilot, lambda: isinstance(app.screen, GotoScreen), "the dialog")
         await pilot.press(*"210", "enter")
         await settled(pilot)
         assert "step 210/820" in text(app)

@@ -17,8 +17,8 @@ from cockpit.planning.stages import Plan, StagePlan
 from cockpit.runs.state import fold
 from cockpit.runs.summaries import RunSummary
 from cockpit.tui.app import CockpitApp
-from cockpit.tui.dialogs.ask import AskScreen
 from cockpit.tui.dialogs.confirm import ConfirmScreen
+from cockpit.tui.dialogs.goto import GotoScreen
 from cockpit.tui.look.keys import SCOPES
 from cockpit.tui.look.notices import say
 from cockpit.tui.screens.checkpoints import CheckpointsScreen
@@ -264,13 +264,13 @@ async def test_going_to_a_step_stays_in_the_stage_or_says_that_it_has_no_such_st
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await settled(pilot)
         await pilot.press("g")
-        await until(pilot, lambda: isinstance(app.screen, AskScreen), "the dialog")
+        await until(pilot, lambda: isinstance(app.screen, GotoScreen), "the dialog")
         await pilot.press(*"800", "enter")
         await until(pilot, lambda: "atlas has no step 800" in notices(app), "the answer")
         await settled(pilot)
         assert "step 100/300" in text(app)
         await pilot.press("g")
-        await until(pilot, lambda: isinstance(app.screen, AskScreen), "the dialog")
+        await until(pilot, lambda: isinstance(app.screen, GotoScreen), "the dialog")
         await pilot.press(*"250", "enter")
         await settled(pilot)
         assert "step 250/300" in text(app)
