@@ -116,6 +116,9 @@ class Supervisor:
                 self._answer_requests("the run stops between two stages")
                 self._end(EndRun(RunStatus.STOPPED, f"stopped before {actions.action.stage}"))
                 return
+            if not self.run.run_json.exists():  # an attempt would make the folder again, under the old name
+                self._end(EndRun(RunStatus.FAILED, f"{self.run.root} was moved or removed", actions.action.stage))
+                return
             self._run_stage(actions.action)
 
     def _wait_for_space(self) -> None:

@@ -58,6 +58,7 @@ def test_a_run_directory_that_is_deleted_ends_its_run(tmp_path: Path) -> None:
     wait_for(lambda: shutil.rmtree(run.root, ignore_errors=True) or not run.root.exists(), "the folder's end")
     try:
         wait_for(lambda: not Path(f"/proc/{supervisor}").exists(), "the supervisor's end")
+        assert not run.root.exists(), "no further attempt makes the folder again"
     finally:
         kill_supervisor(run)
     assert_no_process_left(run)

@@ -59,13 +59,14 @@ def test_a_run_that_is_moved_away_and_back_loses_one_checkpoint(tmp_path: Path) 
 
 
 def test_a_run_that_is_moved_for_good_says_so_and_is_resumed_where_it_is(tmp_path: Path) -> None:
-    run = launch_text(fake_recipe({"max_steps": 100_000, "step_s": 0.02, "save_steps": 20}), tmp_path)
+    stage = {"max_steps": 100_000, "step_s": 0.02, "save_steps": 20, "retry": {"max_attempts": 3}}
+    run = launch_text(fake_recipe(stage), tmp_path)
     wait_for(lambda: _saved(run), "a checkpoint")
     end_soon(run, 200)  # who is moved takes no request: its end is asked for before, and comes seconds later
     moved = RunDir(run.root.rename(run.root.with_name(f"{run.id}-moved")))
     wait_for(lambda: not lock_is_held(moved.supervisor_lock), "the supervisor's end")
     assert wait_for_end(moved) == "failed"
-    assert not run.root.exists()
+    assert not run.root.exists(), "no further attempt makes the folder again"
     (end,) = [
         event for event in events(moved) if isinstance(event, AttemptEnded) and event.detail and event.exit is None
     ]
