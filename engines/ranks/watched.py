@@ -109,7 +109,7 @@ class WatchedRanks:
 
         Args:
             reason: why nothing was started, if so.
-            all_done: torchrun found that each process ended with 0; it may have taken statuses before this thread looked.
+            all_done: torchrun found that each process ended with 0; it may have taken a status before this thread did.
         """
         self._stop.set()
         if self._thread.is_alive():

@@ -18,9 +18,9 @@ from engines.run_dir.paths import RunDir
 from tests.patience import PATIENCE_S
 from tests.runs.harness import (
     ROOT,
-    end_soon,
     events,
     fake_recipe,
+    step_of,
     wait_for,
     wait_for_end,
     wait_for_engine,
@@ -60,7 +60,8 @@ def finished(tmp_path: Path) -> RunDir:
     commands[supervisor] = Path(f"/proc/{supervisor}/cmdline").read_bytes()
     assert len(commands) >= 2
     assert not [line for line in commands.values() if SECRET.encode() in line]
-    end_soon(run)
+    end = [sys.executable, "-m", "cockpit", "ctl", str(run.root), "max-steps", str(step_of(run) + 20)]
+    subprocess.run(end, capture_output=True, check=True, cwd=ROOT, umask=0o022)
     printed, _ = follower.communicate(timeout=PATIENCE_S)
     assert wait_for_end(run) == "failed"
     assert SECRET.encode() not in printed
