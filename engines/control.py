@@ -75,6 +75,7 @@ def put_request(
     more = {name: given for name, given in (("text", text), ("stage", stage)) if given}
     data = json.dumps({"verb": verb, "value": value, "by": by, **more}).encode()
     temporary = control / f".{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    temporary.touch(0o600)  # whatever the shell of the one who asks shares
     temporary.write_bytes(data)
     number = highest_number(control) + 1
     try:
