@@ -278,6 +278,7 @@ def _source_entry(
         "splits": counts,
         "files": len(one.found.files),
         "divided": one.found.left_out.divided,
+        "max_document_bytes": one.limit,
         "duplicates_of_earlier_sources": one.found.across,
         "near_duplicates": one.near,
         "dropped": dict(sorted(one.found.left_out.counts.items())),

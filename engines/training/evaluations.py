@@ -103,16 +103,24 @@ class Evaluations:
             return None
         return {"metric": name, "greater_is_better": rises, "value": self.judged(found)}
 
+    def _early_words(self) -> str:
+        """Why early stopping ends the training: an evaluation may be the best one, and not by the threshold."""
+        metric, early = self._stage.metric_for_best_model, self.early_stopping
+        best, least = quantities.loss(early.best), self._stage.early_stopping_threshold
+        count = f"{early.failures} evaluation(s) in a row"
+        if least:
+            return (
+                f"in {count}, {metric} has not improved by more than {quantities.exact(least)}"
+                f" (early_stopping_threshold); the best one is {best}, of step {early.best_step}"
+            )
+        return f"in {count}, {metric} has not improved on {best}, of step {early.best_step}"
+
     def end_the_training(self, found: Evaluated, step: int, last_step: int) -> bool:
         """Note a new evaluation of this step; whether early stopping ends the training here, which is said then."""
         value = self.judged(found)
         if value is None or not self.early_stopping.note(step, value) or step >= last_step:
             return False
-        metric, best = self._stage.metric_for_best_model, quantities.loss(self.early_stopping.best)
-        self._ctx.warn(
-            f"early stopping at step {step}: {metric} has not improved on {best}, of step"
-            f" {self.early_stopping.best_step}, in {self.early_stopping.failures} evaluations; the stage ends here"
-        )
+        self._ctx.warn(f"early stopping at step {step}: {self._early_words()}; the stage ends here")
         return True
 
 

@@ -43,13 +43,20 @@ def what_to_know(metadata: Mapping[str, Any]) -> list[str]:
             shown = f" ({', '.join(printable(name, 200) for name in named)})" if named else ""
             what = "row(s)" if reason == "bad_row" else "file(s)"
             sentences.append(f"{count} {what} were left out: {reason.replace('_', ' ')}{shown}{_way_out(reason)}")
-    if divided := metadata["divided"]:
-        longest = quantities.size(metadata["max_document_bytes"])
-        sentences.append(
-            f"{divided} long document(s) were divided into pieces of at most {longest}, at ends of"
-            " paragraphs, lines or words where a piece has one in its second half"
-        )
+    sentences += [sentence for one in metadata.get("sources", [metadata]) if (sentence := _divided(one))]
     return [*_about_sources(metadata), *sentences]
+
+
+def _divided(one: Mapping[str, Any]) -> str:
+    """The sentence about the long texts of a whole text folder, or of one of its sources; empty without any."""
+    if not one["divided"]:
+        return ""
+    place = f"source {one['name']}: " if "name" in one else ""
+    longest = quantities.size(one["max_document_bytes"])
+    return (
+        f"{place}{one['divided']} long document(s) were divided into pieces of at most {longest}, at ends of"
+        " paragraphs, lines or words where a piece has one in its second half"
+    )
 
 
 def _about_sources(metadata: Mapping[str, Any]) -> list[str]:

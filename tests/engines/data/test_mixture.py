@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from engines.data.documents import read_documents
+from engines.data.sources.report import what_to_know
 from engines.data.split import SPLITS
 from engines.data.stage import run
 from engines.events.writers import Warned
 from engines.inputs.files_read import files_read, sources_of
 from engines.inputs.mixture import SourceShare, shares_of, targets_of
 from recipes.problems import OperatorError
+from recipes.quantities import size
 from recipes.stages.registry import STAGE_TYPES
 from tests.engines.small_corpora import write_tree
 from tests.stage_context import TriedContext, make_context
@@ -231,3 +233,16 @@ def test_manual_pages_and_pages_of_html_become_text_and_cleaning_is_counted(tmp_
     assert all(changed[name] == 1 for name in ("nfc", "control-characters", "line-ends", "trailing-spaces"))
     assert metadata["dropped"] == {"empty": 1}
     assert metadata["other_kinds"] == {".1": 1}
+
+
+def test_each_source_is_said_to_be_divided_into_pieces_of_its_own_length(tmp_path: Path) -> None:
+    books = {"book.txt": "".join(f"line {n} of a book\n" for n in range(4000)), "short.txt": "short\n"}
+    tables = [
+        {"path": str(write_tree(tmp_path / "books", books)), "name": "books"},
+        {"path": source(tmp_path, "notes", 200), "name": "notes"},
+    ]
+    _, metadata = prepared(tmp_path, tables, val_fraction=0.1, test_fraction=0.1)
+    limit = metadata["sources"][0]["max_document_bytes"]
+    assert limit < metadata["max_document_bytes"] == metadata["sources"][1]["max_document_bytes"]
+    [said] = [sentence for sentence in what_to_know(metadata) if "divided" in sentence]
+    assert said.startswith(f"source books: 1 long document(s) were divided into pieces of at most {size(limit)}")

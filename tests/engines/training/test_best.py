@@ -94,6 +94,19 @@ def test_the_output_has_the_weights_of_the_best_checkpoint_and_says_its_step(
 
 
 @pytest.mark.torch
+def test_an_end_by_the_threshold_does_not_say_that_the_best_evaluation_has_not_improved(
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _Losses(monkeypatch, {2: 3.0, 4: 2.9})
+    stage = {**PRETRAIN, **BEST, "max_steps": 20, "early_stopping_patience": 1, "early_stopping_threshold": 0.5}
+    ctx = context(tmp_path, stage, {"data": tokens})
+    run_stage(ctx)
+    [said] = [event.message for event in of_kind(ctx, Warned) if "early stopping" in event.message]
+    assert "early stopping at step 4: in 1 evaluation(s) in a row, eval_loss has not improved by more than 0.5" in said
+    assert "the best one is 2.900, of step 4" in said
+
+
+@pytest.mark.torch
 def test_early_stopping_ends_the_training_there_and_a_resume_ends_at_the_same_step(
     tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
