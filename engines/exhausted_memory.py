@@ -26,8 +26,9 @@ _WORDS = (
     ("std::bad_alloc", "the host's memory (std::bad_alloc)"),
     ("Cannot allocate memory", "the host's memory"),
 )
-_OF_A_LIMIT = ("could not create a primitive", "could not create a memory object")
-"""oneDNN's words for memory that ran out, and also for a product that it cannot compute."""
+_OF_A_LIMIT = ("could not create a primitive", "could not create a memory object", "can't start new thread")
+"""Words for memory that ran out and for something else: oneDNN's for a product that it cannot compute, and Python's for
+too many threads (a new one needs memory for its stack)."""
 _TRIED = re.compile(r"[Tt]ried to allocate (\d+(?:\.\d+)? ?[A-Za-z]+)")
 _SHARED = "</torch_"
 """How torch names a file in /dev/shm in its errors."""

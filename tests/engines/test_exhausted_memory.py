@@ -96,6 +96,22 @@ def test_ambiguous_words_mean_memory_only_in_a_process_with_a_limit() -> None:
     assert told.strip() == "this process's memory, limited to 8 GiB"
 
 
+def test_a_thread_for_whose_stack_a_limit_leaves_no_memory_is_exhausted_memory() -> None:
+    assert not exhausted_memory(RuntimeError("can't start new thread"))
+    script = (
+        "import resource, threading\n"
+        "from engines.exhausted_memory import exhausted_memory\n"
+        "threading.stack_size(2**30)\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (2**29, resource.getrlimit(resource.RLIMIT_DATA)[1]))\n"
+        "try:\n"
+        "    threading.Thread(target=print).start()\n"
+        "except RuntimeError as error:\n"
+        "    print(exhausted_memory(error))\n"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "this process's memory, limited to 512 MiB"
+
+
 def test_a_full_shared_memory_is_known_by_torchs_words_in_the_error_of_a_worker() -> None:
     words = "unable to allocate shared memory(shm) for file </torch_17163_2925977536_5>: No space left on device (28)"
     worker = RuntimeError(f"Caught RuntimeError in DataLoader worker process 0.\n{words}")
