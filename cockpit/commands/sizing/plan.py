@@ -9,7 +9,7 @@ from typing import get_args
 
 from cockpit.command_line.arguments import add_json
 from cockpit.command_line.parser import CommandParser
-from cockpit.planning.solve_shape import BLOCK, MOST_HEADS, MOST_LAYERS, WITHIN, Found, Wanted, solve_shape
+from cockpit.planning.solve_shape import BLOCK, MOST_HEADS, MOST_LAYERS, RATIOS, WITHIN, Found, Wanted, solve_shape
 from cockpit.text.output import print_json, print_out, say
 from cockpit.text.text_table import text_table
 from engines.words import ExitCode
@@ -91,7 +91,8 @@ def run(args: argparse.Namespace) -> ExitCode:
     found = solve_shape(wanted)
     if not found:
         raise OperatorError(
-            f"no shape has these numbers and widths that are multiples of {BLOCK}",
+            f"no shape has these numbers, widths that are multiples of {BLOCK}, and a feed-forward layer of"
+            f" {RATIOS[0]} to {RATIOS[1]} times the width",
             _way_out(wanted),
         )
     if args.json:
@@ -112,7 +113,7 @@ def _way_out(wanted: Wanted) -> str:
         return f"{size}: give a smaller --vocab-size" + (
             "" if wanted.tie_word_embeddings else ", or leave out --untied"
         )
-    return "allow other numbers of layers, heads or key heads, or another --head-dim"
+    return "allow other numbers of layers, heads or key heads, another --head-dim, or another --vocab-size"
 
 
 def _parameters(text: str) -> int:

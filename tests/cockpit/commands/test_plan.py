@@ -81,6 +81,7 @@ def test_without_a_near_shape_the_nearest_are_listed_and_it_is_said(capsys: pyte
         (["--solve-params", "1B", "--layers", "1-1000", "--heads", "1-1000"], "--layers, --heads — 1000000 pairs of"),
         (["--solve-params", "1B", "--vocab-size", "0"], "--vocab-size — out of range; got 0; allowed"),
         (["--solve-params", "1B", "--heads", "3", "--kv-heads", "2"], "no shape has these numbers"),
+        (["--solve-params", "10M", "--layers", "6"], "feed-forward layer of 2 to 6 times the width"),
     ],
 )
 def test_a_wrong_number_is_named_with_what_is_allowed(
