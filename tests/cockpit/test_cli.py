@@ -13,6 +13,7 @@ import pytest
 from cockpit.launching.requests import STOP_AFTER_CHECKPOINT
 from cockpit.provenance.trust import seal
 from engines.events.steps import Step
+from engines.run_dir.locks import lock_is_held
 from tests.cockpit.command_line import QUICK, SLOW, CommandLine, Terminal
 from tests.patience import PATIENCE_S
 from tests.runs.harness import (
@@ -308,6 +309,7 @@ def test_a_follower_adopts_a_run_whose_supervisor_died(line: CommandLine) -> Non
     follower = line.start("run", line.recipe(text), "--json")
     begun(line)
     assert kill_supervisor(line.the_run()) is not None
+    wait_for(lambda: lock_is_held(line.the_run().supervisor_lock), "the follower to have started another supervisor")
     end_soon(line.the_run())
     output, _ = follower.communicate(timeout=PATIENCE_S)
     assert follower.returncode == 0

@@ -301,7 +301,8 @@ def test_large_documents_are_encoded_by_other_processes_with_the_same_bytes(
 def test_a_stop_takes_effect_while_a_large_document_is_encoded(tmp_path: Path, text: Path, tokenizer: Path) -> None:
     text = with_large(tmp_path / "text", text, 12 << 20)
     work, out = fresh(tmp_path / "work"), fresh(tmp_path / "out")
-    began: list[int] = []
+    before = set(psutil.Process().children())  # of the process of the tests
+    began: list[psutil.Process] = []
 
     class StoppedError(Exception):
         pass
@@ -309,13 +310,13 @@ def test_a_stop_takes_effect_while_a_large_document_is_encoded(tmp_path: Path, t
     def report(_done: float, _total: float | None, _unit: str) -> None:
         """Stop once another process has begun the part, which takes it many seconds."""
         if (work / PARTS / "train-000000.bin.tmp").exists():
-            began.extend(one.pid for one in psutil.Process().children())
+            began.extend(set(psutil.Process().children()) - before)
             raise StoppedError
 
     with pytest.raises(StoppedError):
         prepare_tokens(text, tokenizer, out, work=work, report=report)
     assert began
-    assert not [pid for pid in began if psutil.pid_exists(pid)]
+    assert not [one for one in began if one.is_running()]
     assert not list(out.iterdir())
     assert not list((work / PARTS).glob("*.tmp"))
 

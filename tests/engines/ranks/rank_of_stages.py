@@ -39,6 +39,7 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not here.is_first:
         ctx.writer.close()
         stage, attempt = ctx.stage_name, ctx.attempt
+        RunDir(ctx.run_root).journal_parts.mkdir(exist_ok=True)
         ctx.writer = RankWriter(RunDir(ctx.run_root), stage=stage, attempt=attempt, rank=here.rank, launch=1)
         journal = RunDir(ctx.run_root).rank_journal(stage, attempt, here.rank)
     if job.get("resume"):

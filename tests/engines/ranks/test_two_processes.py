@@ -194,6 +194,7 @@ def test_the_first_process_alone_writes_what_all_have_in_common(folder: Path) ->
         assert [path.name for path in first.out.iterdir() if path.name == "model.safetensors"]
         assert list(second.out.iterdir()) == []
         shared = ("step", "evaluated", "sampled_text", "checkpoint_committed", "steps_planned")
+        assert second.of("rank_report")
         assert [second.of(kind) for kind in shared] == [[]] * len(shared)
         assert len(first.of("sampled_text")) == 3
 
